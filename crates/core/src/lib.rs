@@ -1,0 +1,1 @@
+//! Vocabulary and contracts of Postrider: message, envelope, engine, source, settle, fault, plan, store.

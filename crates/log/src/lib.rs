@@ -1,0 +1,1 @@
+//! The storage engine of Postrider: one log, many views.

@@ -1,0 +1,1 @@
+//! derive(Message) and derive(Fault).

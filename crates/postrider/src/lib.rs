@@ -1,0 +1,1 @@
+//! Reliable messaging for microservices: typed messages, plain async handlers, an embedded durable engine.

@@ -1,0 +1,1 @@
+//! The framework of Postrider: bus, handlers, extractors, effects, layers, relay, admin API.

@@ -1,0 +1,1 @@
+//! Test kit for services on Postrider: an app on memory: under virtual time.

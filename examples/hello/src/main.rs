@@ -1,0 +1,2 @@
+//! The fifteen-line service, and something that sends to it.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Effects once on SQLite: state, inbox and outbox in one commit.
