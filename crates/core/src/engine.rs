@@ -1,0 +1,215 @@
+//! An engine: what stores and moves messages. The framework knows engines by these traits alone.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::Fut;
+use crate::capability::{Capabilities, Durability};
+use crate::envelope::Outgoing;
+use crate::failure::FailureStore;
+use crate::fault::Fault;
+use crate::id::{InstanceId, MessageId};
+use crate::name::{Destination, SubscriptionId};
+use crate::settle::SettleOp;
+use crate::source::Source;
+use crate::subscription::SubscriptionSpec;
+use crate::topology::{ProvisionMode, Topology, TopologyDiff};
+
+/// What an engine says of itself: printed at start-up, exported, tested.
+#[derive(Clone, Debug, Serialize)]
+pub struct EngineInfo {
+    /// The URL scheme: `embedded`, `kafka`, ….
+    pub scheme: &'static str,
+    /// The product, as its makers write it.
+    pub product: String,
+    /// The version that was probed, not assumed.
+    pub version: String,
+    /// Where it is: a directory or an address. Never with credentials.
+    pub location: String,
+    /// What a confirmed publish survives, by default, with this server's configuration.
+    pub durability: Durability,
+    /// What it can do.
+    pub capabilities: Capabilities,
+}
+
+/// An engine that is connected.
+///
+/// Contract. Every method MAY be called at any time from any task. Futures MAY be dropped at any time: the effect of the call
+/// is then unknown to the caller, and the engine stays whole. A method that returns `Ok` has done what its text says, with the
+/// durability that it names.
+pub trait Engine: Send + Sync + 'static {
+    /// What it is.
+    fn info(&self) -> &EngineInfo;
+
+    /// Compares the topology with what exists and, where the mode says so, creates what is missing. Never deletes.
+    /// What was created is durable at return.
+    ///
+    /// # Errors
+    /// `Config` in mode `Check` where something differs or is missing (the fault's text holds the difference).
+    fn provision<'a>(
+        &'a self,
+        topology: &'a Topology,
+        mode: ProvisionMode,
+    ) -> Fut<'a, Result<TopologyDiff, Fault>>;
+
+    /// A publisher. Several MAY be open at once; order is promised within one.
+    ///
+    /// # Errors
+    /// The engine is closed or cannot be reached.
+    fn publisher(&self) -> Fut<'_, Result<Arc<dyn Publisher>, Fault>>;
+
+    /// Opens a subscription that was provisioned.
+    ///
+    /// # Errors
+    /// `NotFound` where it was not provisioned; `Unsupported` where the engine cannot give what the spec asks for.
+    fn open<'a>(&'a self, spec: &'a SubscriptionSpec) -> Fut<'a, Result<Source, Fault>>;
+
+    /// Opens the inbox of one process: replies only, gone with it. The destination is what requests carry as `replyto`.
+    ///
+    /// # Errors
+    /// `Unsupported(RequestReply)`.
+    fn inbox(&self, instance: InstanceId) -> Fut<'_, Result<(Destination, Source), Fault>>;
+
+    /// The failure store that the engine itself keeps (`Capability::FailureStore`).
+    fn failures(&self) -> Option<Arc<dyn FailureStore>>;
+
+    /// Depth, lag and browsing, where the engine knows.
+    fn admin(&self) -> Option<Arc<dyn Admin>>;
+
+    /// The directory that it owns, where there is one: the admin socket lives in it.
+    fn directory(&self) -> Option<&Path> {
+        None
+    }
+
+    /// Confirms what was accepted, closes sources and publishers, marks a clean stop. Idempotent.
+    ///
+    /// # Errors
+    /// Something could not be confirmed within `grace`; it is closed all the same.
+    fn close(&self, grace: Duration) -> Fut<'_, Result<(), Fault>>;
+}
+
+/// What a confirmed publish gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// What it survives.
+    pub durability: Durability,
+    /// Where it stands, if the engine says.
+    pub position: Option<u64>,
+    /// The same id was there already, within the dedupe window: nothing was stored.
+    pub duplicate: bool,
+    /// How many subscriptions will get it, if the engine knows. `Some(0)`: nobody listens; it is reported.
+    pub subscriptions: Option<u32>,
+}
+
+/// Publishes to one engine.
+///
+/// Contract. Result `i` belongs to message `i`. Messages of one key MUST be stored in the order in which they were given, over all
+/// calls of one publisher that followed each other; where one of them fails, later ones of the same key in the same call MUST
+/// fail too, `NotApplied`. A message with `deliver_at` in the future is kept back until then (`DelayedDelivery`), one whose
+/// `expires_at` has passed is not delivered.
+///
+/// Cancel safety: a dropped future leaves the effect `Unknown`. Publishing the same id again is always safe.
+pub trait Publisher: Send + Sync {
+    /// Publishes and waits for the confirmation. At return of `Ok` the message survives what the receipt's durability says.
+    ///
+    /// # Errors
+    /// Per message. `Effect::Unknown`: it may have been stored; publish the same id again.
+    fn publish<'a>(&'a self, messages: Vec<Outgoing>) -> Fut<'a, Vec<Result<Receipt, Fault>>>;
+
+    /// Publishes and settles deliveries of this engine in one atomic step: all of it or, also after a crash, nothing.
+    ///
+    /// # Errors
+    /// `Unsupported(AtomicSettle)`: publish, then settle. `LeaseLost`, `Fenced`: nothing happened, and the deliveries belong
+    /// to another. Otherwise the operations come back in [`CommitError::settle`].
+    fn commit<'a>(
+        &'a self,
+        publish: Vec<Outgoing>,
+        settle: Vec<SettleOp>,
+    ) -> Fut<'a, Result<Vec<Receipt>, CommitError>>;
+
+    /// Takes back a delayed message.
+    ///
+    /// # Errors
+    /// `Unsupported(CancelDelayed)`, `NotFound`.
+    fn cancel<'a>(&'a self, scheduled: &'a Scheduled) -> Fut<'a, Result<Cancel, Fault>>;
+}
+
+/// A commit that did not happen, with everything that went in.
+#[derive(Debug, thiserror::Error)]
+#[error("{fault}")]
+pub struct CommitError {
+    /// What went wrong.
+    #[source]
+    pub fault: Fault,
+    /// The messages, unchanged.
+    pub publish: Vec<Outgoing>,
+    /// The operations, unchanged.
+    pub settle: Vec<SettleOp>,
+}
+
+/// A delayed message, as `schedule` gave it: what [`Publisher::cancel`] takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scheduled {
+    /// Where it was sent.
+    pub destination: Destination,
+    /// Its identity.
+    pub id: MessageId,
+    /// Its position, if the engine gave one.
+    pub position: Option<u64>,
+}
+
+/// How a cancellation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancel {
+    /// It will not be delivered.
+    Cancelled,
+    /// It was delivered already, or is being delivered.
+    AlreadyFired,
+}
+
+/// Depth and position of one subscription.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SubscriptionDepth {
+    /// Messages accepted and not settled: waiting, held and delayed.
+    pub depth: u64,
+    /// Of these, held by a member now.
+    pub in_flight: u64,
+    /// Of these, kept back until a later time.
+    pub delayed: u64,
+    /// How long ago the oldest of these was accepted, in milliseconds; `None` where there is none or it is not known.
+    pub oldest_age_ms: Option<u64>,
+}
+
+/// What a topic or queue holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DestinationDepth {
+    /// Which.
+    pub destination: Destination,
+    /// Messages kept now.
+    pub messages: u64,
+    /// Position of the next message.
+    pub next_position: u64,
+    /// The subscriptions on it.
+    pub subscriptions: Vec<SubscriptionId>,
+}
+
+/// Looks into an engine. Never changes what is delivered.
+pub trait Admin: Send + Sync {
+    /// All topics and queues.
+    ///
+    /// # Errors
+    /// The engine cannot be reached.
+    fn destinations(&self) -> Fut<'_, Result<Vec<DestinationDepth>, Fault>>;
+
+    /// Depth of one subscription.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    fn depth<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+    ) -> Fut<'a, Result<SubscriptionDepth, Fault>>;
+}
