@@ -1,2 +1,70 @@
-//! The project's own tasks: cargo xtask test.
-fn main() {}
+//! The project's own tasks. `cargo xtask test` is what CI runs; `cargo xtask test --quick` is what
+//! one runs before each commit. Each check also runs alone, by the command that a failing step prints.
+
+mod examples;
+mod floors;
+mod light;
+mod process;
+mod readme;
+mod rng;
+mod sh;
+mod tally;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use tally::Tally;
+use workspace::Workspace;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "The project's own tasks",
+    disable_version_flag = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything CI checks, in order, with times and a count of the tests
+    Test(test::Options),
+    /// Who imports whom, read from `cargo metadata`
+    Floors,
+    /// Sizes, clocks, sleeps and leftovers in the sources
+    Tidy,
+    /// The code blocks of README.md against examples/hello
+    Readme,
+    /// `postrider` builds with default features and without, and needs no C compiler
+    Light,
+    /// The examples run and end by themselves
+    Examples,
+    /// `kill -9` of the real binary under load; the ledger must balance
+    Process(process::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = Workspace::load().and_then(|workspace| match Cli::parse().task {
+        Task::Test(options) => test::run(&workspace, &options),
+        Task::Floors => floors::run(&workspace),
+        Task::Tidy => tidy::run(&workspace),
+        Task::Readme => readme::run(&workspace),
+        Task::Light => light::run(&workspace),
+        Task::Examples => examples::run(&workspace),
+        Task::Process(options) => process::run(&workspace, &options),
+    });
+    match outcome {
+        Ok(Tally { failed: 0, .. }) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
