@@ -44,7 +44,7 @@ impl Key {
 
 /// A type that travels as a message. Derive it; the derive checks names at compile time.
 ///
-/// ```ignore
+/// ```text
 /// #[derive(Message, Serialize, Deserialize)]
 /// #[message(topic = "shop.order", type = "placed", key = order_id)]
 /// struct OrderPlaced { order_id: String, cents: u64 }
