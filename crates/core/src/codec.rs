@@ -66,6 +66,26 @@ pub enum CodecError {
     },
 }
 
+/// Reads `T` after a look at the content type (its parameters, such as a charset, are not compared). What `derive(Message)` calls.
+///
+/// # Errors
+/// The content type is another one, or the bytes are not a `T`.
+pub fn decode_checked<C: Decode<T>, T>(
+    message_type: &'static str,
+    content_type: &str,
+    payload: &[u8],
+) -> Result<T, CodecError> {
+    let found = content_type.split(';').next().unwrap_or_default().trim();
+    if !found.eq_ignore_ascii_case(C::CONTENT_TYPE) {
+        return Err(CodecError::ContentType {
+            message_type,
+            found: content_type.chars().take(80).collect(),
+            known: C::CONTENT_TYPE,
+        });
+    }
+    C::decode(payload)
+}
+
 /// JSON by `serde_json`. The default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json;

@@ -30,6 +30,8 @@ pub mod subscription;
 pub mod text;
 pub mod topology;
 
+pub use bytes::Bytes;
+
 use std::future::Future;
 use std::pin::Pin;
 
