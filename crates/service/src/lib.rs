@@ -6,4 +6,6 @@
 //! **Is not**: an engine or a store; it never names one. Users take it through the `postrider` crate.
 
 pub mod delivery;
+#[allow(dead_code, reason = "its users land next")]
+mod erased;
 mod runtime;
