@@ -1,0 +1,293 @@
+//! Checkpoints: the state up to an LSN, so that the log before it need not be replayed.
+//!
+//! ```text
+//! | magic 8 | version 2 | flags 2 | n 4 | node 16 | id 8 | lsn 8 | length 8 | key 4 | crc 4 |
+//! n × | name length 2 | 0 2 | 0 4 | body length 8 | name | body | crc 4 |
+//! ```
+
+use std::sync::Arc;
+
+use crc32c::{crc32c, crc32c_append};
+
+use super::Lsn;
+use super::format::{Unreadable, VERSION, u16_at, u32_at, u64_at};
+use super::manifest::{CheckpointEntry, ManifestStore, write_atomically};
+use super::state::Wal;
+use crate::Error;
+use crate::disk::{Disk, OpenMode};
+
+pub(super) const CHECKPOINT_DIR: &str = "ckpt";
+const MAGIC: [u8; 8] = *b"PRCHKPNT";
+const HEAD: usize = 64;
+const SECTION: usize = 16;
+
+pub(super) fn path(id: u64) -> String {
+    format!("{CHECKPOINT_DIR}/{id:016x}.ckpt")
+}
+
+/// Writes a checkpoint, off the owner's lock. Made by [`Wal::checkpoint`].
+#[derive(Debug)]
+#[must_use = "the checkpoint is taken when this job is run and finished"]
+pub struct CheckpointJob {
+    disk: Arc<dyn Disk>,
+    store: Arc<ManifestStore>,
+    lsn: u64,
+    sections: Vec<(String, Vec<u8>)>,
+}
+
+/// What came of a [`CheckpointJob`]; hand it to [`Wal::finish_checkpoint`].
+#[derive(Debug)]
+#[must_use = "segments can be freed only after the checkpoint is finished"]
+pub struct CheckpointDone {
+    lsn: u64,
+    result: Result<(), Error>,
+}
+
+impl Wal {
+    /// Whether enough log was written since the last checkpoint ([`WalOptions::checkpoint_bytes`](super::WalOptions::checkpoint_bytes)), and
+    /// none is being written. A checkpoint for reasons of time is the caller's decision.
+    pub fn needs_checkpoint(&self) -> bool {
+        !self.checkpointing
+            && self.since_checkpoint >= self.options.checkpoint_bytes
+            && !self.disk.is_memory()
+    }
+
+    /// Up to which LSN the newest checkpoint holds the state.
+    pub fn checkpoint_lsn(&self) -> Lsn {
+        Lsn(self.checkpoint_lsn)
+    }
+
+    /// The job that writes `sections`, the state up to and including the frame `upto`. They are replayed in this order.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if `upto` is not durable yet (take the sections, wait until [`durable`](Self::durable) has reached it, then call) or older
+    /// than the last checkpoint; [`Error::Busy`] while one is being written; [`Error::Poisoned`], [`Error::Closed`].
+    pub fn checkpoint(
+        &mut self,
+        sections: Vec<(String, Vec<u8>)>,
+        upto: Lsn,
+    ) -> Result<CheckpointJob, Error> {
+        self.check()?;
+        if self.checkpointing {
+            return Err(Error::Busy { job: "checkpoint" });
+        }
+        if upto.0 > self.durable || upto.0 < self.checkpoint_lsn {
+            let reason = format!(
+                "a checkpoint at {upto} must lie between {} and {}",
+                Lsn(self.checkpoint_lsn),
+                self.durable()
+            );
+            return Err(Error::Refused { reason });
+        }
+        if sections
+            .iter()
+            .any(|(name, _)| name.len() > usize::from(u16::MAX))
+        {
+            return Err(Error::Refused {
+                reason: "a section's name has more than 65535 bytes".to_owned(),
+            });
+        }
+        self.checkpointing = true;
+        self.since_checkpoint = 0;
+        let (disk, store) = (Arc::clone(&self.disk), Arc::clone(&self.store));
+        Ok(CheckpointJob {
+            disk,
+            store,
+            lsn: upto.0,
+            sections,
+        })
+    }
+
+    /// Takes back the checkpoint: from now on segments up to its LSN can be freed.
+    ///
+    /// # Errors
+    /// What writing it failed with. A full disk leaves the log as it was; anything else poisons it.
+    pub fn finish_checkpoint(&mut self, done: CheckpointDone) -> Result<(), Error> {
+        assert!(
+            self.checkpointing,
+            "a checkpoint is finished once, on the log that began it"
+        );
+        self.checkpointing = false;
+        done.result.map_err(|error| self.fatal(error))?;
+        self.checkpoint_lsn = done.lsn;
+        Ok(())
+    }
+}
+
+impl CheckpointJob {
+    /// Does it: writes the file, makes it durable, switches `CURRENT` to it, removes the one before the previous.
+    pub fn run(self) -> CheckpointDone {
+        CheckpointDone {
+            lsn: self.lsn,
+            result: self.write(),
+        }
+    }
+
+    fn write(&self) -> Result<(), Error> {
+        let manifest = self.store.get();
+        let entry = CheckpointEntry {
+            id: manifest.next_checkpoint,
+            lsn: self.lsn,
+        };
+        let bytes = encode(&manifest.node, entry, &self.sections);
+        let (name, tmp) = (path(entry.id), format!("{}.tmp", path(entry.id)));
+        write_atomically(&*self.disk, &tmp, &name, CHECKPOINT_DIR, &[&bytes])?;
+        let mut outdated = CheckpointEntry::default();
+        // DURABILITY: the file is whole on the disk before CURRENT names it, and the old one goes after.
+        self.store.update(|manifest| {
+            manifest.next_checkpoint = entry.id + 1;
+            outdated = std::mem::replace(
+                &mut manifest.previous,
+                std::mem::replace(&mut manifest.checkpoint, entry),
+            );
+        })?;
+        if outdated.id != 0 {
+            let name = path(outdated.id);
+            match self.disk.unlink(&name) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io("removing", name)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode(node: &[u8; 16], entry: CheckpointEntry, sections: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let length = HEAD
+        + sections
+            .iter()
+            .map(|(name, body)| SECTION + name.len() + body.len() + 4)
+            .sum::<usize>();
+    let mut bytes = Vec::with_capacity(length);
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&[0; 2]);
+    bytes.extend_from_slice(
+        &u32::try_from(sections.len())
+            .expect("sections are few")
+            .to_le_bytes(),
+    );
+    bytes.extend_from_slice(node);
+    [entry.id, entry.lsn, length as u64]
+        .iter()
+        .for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&crc32c(&bytes).to_le_bytes());
+    for (name, body) in sections {
+        let start = bytes.len();
+        bytes.extend_from_slice(
+            &u16::try_from(name.len())
+                .expect("checked when the job was made")
+                .to_le_bytes(),
+        );
+        bytes.extend_from_slice(&[0; 6]);
+        bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(name.as_bytes());
+        let crc = crc32c_append(crc32c(&bytes[start..]), body);
+        bytes.extend_from_slice(body);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+    }
+    bytes
+}
+
+/// A checkpoint read back, wholly verified.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    bytes: Vec<u8>,
+    sections: Vec<(String, std::ops::Range<usize>)>,
+}
+
+impl Loaded {
+    pub(super) fn sections(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.sections
+            .iter()
+            .map(|(name, body)| (name.as_str(), &self.bytes[body.clone()]))
+    }
+}
+
+/// Reads and verifies a checkpoint. `Ok(Err(reason))` if it is damaged or missing.
+pub(super) fn load(
+    disk: &dyn Disk,
+    node: &[u8; 16],
+    entry: CheckpointEntry,
+) -> Result<Result<Loaded, String>, Error> {
+    let name = path(entry.id);
+    let file = match disk.open(&name, OpenMode::Read) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(Err("it is missing".to_owned()));
+        }
+        opened => opened.map_err(Error::io("opening", &name))?,
+    };
+    let length = file.len().map_err(Error::io("reading", &name))?;
+    let mut bytes = vec![
+        0;
+        usize::try_from(length).map_err(|_| Error::CorruptCheckpoint {
+            file: name.clone(),
+            reason: "it is larger than memory".to_owned(),
+        })?
+    ];
+    let count = file
+        .read_at(&mut bytes, 0)
+        .map_err(Error::io("reading", &name))?;
+    bytes.truncate(count);
+    decode(bytes, node, entry, &name)
+}
+
+fn decode(
+    bytes: Vec<u8>,
+    node: &[u8; 16],
+    entry: CheckpointEntry,
+    name: &str,
+) -> Result<Result<Loaded, String>, Error> {
+    let damaged = |reason: &str| Ok(Err(reason.to_owned()));
+    if bytes.len() < HEAD || bytes[..8] != MAGIC || crc32c(&bytes[..HEAD - 4]) != u32_at(&bytes, 60)
+    {
+        return damaged("its header is damaged");
+    }
+    if u16_at(&bytes, 8) != VERSION {
+        return Err(Unreadable::Version(u16_at(&bytes, 8)).into_error(name.to_owned()));
+    }
+    if u16_at(&bytes, 10) != 0 || u32_at(&bytes, 56) != 0 {
+        return Err(
+            Unreadable::Reserved("checkpoint flags or encryption key").into_error(name.to_owned())
+        );
+    }
+    if bytes[16..32] != node[..]
+        || u64_at(&bytes, 32) != entry.id
+        || u64_at(&bytes, 40) != entry.lsn
+    {
+        return damaged("it is of another directory or another time");
+    }
+    if u64_at(&bytes, 48) != bytes.len() as u64 {
+        return damaged("its length is wrong");
+    }
+    let mut sections = Vec::new();
+    let mut at = HEAD;
+    for _ in 0..u32_at(&bytes, 12) {
+        let Some((name, body, end)) = section(&bytes, at) else {
+            return damaged("a section is damaged");
+        };
+        sections.push((name, body));
+        at = end;
+    }
+    if at != bytes.len() {
+        return damaged("it has bytes after its last section");
+    }
+    Ok(Ok(Loaded { bytes, sections }))
+}
+
+/// The section at `at`: its name, where its body is, where it ends.
+fn section(bytes: &[u8], at: usize) -> Option<(String, std::ops::Range<usize>, usize)> {
+    let head = bytes.get(at..at.checked_add(SECTION)?)?;
+    let name_end = at + SECTION + usize::from(u16_at(head, 0));
+    let body_end = name_end.checked_add(usize::try_from(u64_at(head, 8)).ok()?)?;
+    let end = body_end.checked_add(4)?;
+    let crc = u32_at(bytes.get(body_end..end)?, 0);
+    if crc32c(&bytes[at..body_end]) != crc || head[2..8].iter().any(|byte| *byte != 0) {
+        return None;
+    }
+    let name = std::str::from_utf8(bytes.get(at + SECTION..name_end)?).ok()?;
+    Some((name.to_owned(), name_end..body_end, end))
+}

@@ -1,0 +1,352 @@
+//! Upkeep beside the commits: the next segment is made ready, freed ones leave.
+
+use std::sync::Arc;
+
+use super::manifest::{ManifestStore, SegmentEntry};
+use super::segment::{self, LOG_DIR, SegmentFile};
+use super::state::Wal;
+use super::{Lsn, SegmentId};
+use crate::Error;
+use crate::disk::{Disk, OpenMode};
+
+/// What upkeep has to do.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    /// Out of the log, still listed and on the disk.
+    retired: Vec<Arc<SegmentFile>>,
+    /// Unlisted files that may be used again.
+    pool: Vec<SegmentEntry>,
+    /// The next segment while it is being filled, and up to where it is.
+    preparing: Option<(Arc<SegmentFile>, u64)>,
+    busy: bool,
+    /// The last attempt to get space failed.
+    full: bool,
+    /// What `preparing` is has been passed by a segment with a larger id.
+    outrun: bool,
+}
+
+impl Upkeep {
+    pub(super) fn new(pool: Vec<SegmentEntry>) -> Upkeep {
+        Upkeep {
+            pool,
+            ..Upkeep::default()
+        }
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    pub(super) fn set_full(&mut self, full: bool) {
+        self.full = full;
+    }
+
+    pub(super) fn retire(&mut self, file: Arc<SegmentFile>) {
+        self.retired.push(file);
+    }
+
+    /// A segment with a larger id went into use: what is being prepared comes too late.
+    pub(super) fn forget_preparing(&mut self) {
+        if let Some((file, _)) = self.preparing.take() {
+            self.retired.push(file);
+        }
+        self.outrun = self.busy;
+    }
+}
+
+/// One slice of upkeep, off the owner's lock. Made by [`Wal::prepare_step`].
+#[derive(Debug)]
+#[must_use = "no further upkeep is done until this job is run and finished"]
+pub struct PrepareJob {
+    disk: Arc<dyn Disk>,
+    store: Arc<ManifestStore>,
+    task: Task,
+}
+
+#[derive(Debug)]
+enum Task {
+    /// Unlist these, then keep or remove each.
+    Retire {
+        files: Vec<(Arc<SegmentFile>, bool)>,
+    },
+    /// Make the file of the next segment, from one of the pool if given.
+    Make {
+        entry: SegmentEntry,
+        pooled: Option<u64>,
+        node: [u8; 16],
+        in_memory: bool,
+    },
+    /// Write zeros.
+    Fill {
+        file: Arc<SegmentFile>,
+        from: u64,
+        to: u64,
+    },
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Retired(Vec<SegmentEntry>),
+    /// Up to this byte the file is filled; at its end it is listed.
+    Prepared(Arc<SegmentFile>, u64),
+}
+
+/// What came of a [`PrepareJob`]; hand it to [`Wal::finish_prepare`].
+#[derive(Debug)]
+#[must_use = "the prepared space counts once the job is finished"]
+pub struct PrepareDone {
+    result: Result<Outcome, Error>,
+    /// The file that was being filled, for when that failed.
+    filling: Option<Arc<SegmentFile>>,
+}
+
+impl Wal {
+    /// Takes sealed segments out of the log: their entries can no longer be read. Their files are reused or removed by the next
+    /// [`prepare_step`](Self::prepare_step)s. Does not touch the disk.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSegment`]; [`Error::Refused`] if one is not sealed, or holds frames that the newest checkpoint does not cover. Then none is
+    /// freed.
+    pub fn free(&mut self, ids: &[SegmentId]) -> Result<(), Error> {
+        self.check()?;
+        for id in ids {
+            let segment = self
+                .segments
+                .get(id)
+                .ok_or(Error::UnknownSegment { segment: *id })?;
+            match segment.last_lsn {
+                None => {
+                    return Err(Error::Refused {
+                        reason: format!("{id} is being written"),
+                    });
+                }
+                Some(last) if last > self.checkpoint_lsn => {
+                    let (last, covered) = (Lsn(last), Lsn(self.checkpoint_lsn));
+                    return Err(Error::Refused {
+                        reason: format!("{id} ends at {last}, the checkpoint covers {covered}"),
+                    });
+                }
+                Some(_) => {}
+            }
+        }
+        for id in ids {
+            // An id given twice is freed once.
+            if let Some(segment) = self.segments.remove(id) {
+                self.upkeep.retire(segment.file);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next slice of upkeep, or `None` if there is none to do now (or one is outstanding). Call it off the path of commits, and again after
+    /// each [`finish_prepare`](Self::finish_prepare); a slice writes at most
+    /// [`fill_bytes`](super::WalOptions::fill_bytes) and a few syncs.
+    pub fn prepare_step(&mut self) -> Option<PrepareJob> {
+        if self.check().is_err() || self.upkeep.busy {
+            return None;
+        }
+        let task = self.next_task()?;
+        self.upkeep.busy = true;
+        Some(PrepareJob {
+            disk: Arc::clone(&self.disk),
+            store: Arc::clone(&self.store),
+            task,
+        })
+    }
+
+    fn next_task(&mut self) -> Option<Task> {
+        if !self.upkeep.retired.is_empty() {
+            let mut room = self
+                .options
+                .pool_segments_max
+                .saturating_sub(self.upkeep.pool.len());
+            let retired = std::mem::take(&mut self.upkeep.retired);
+            let files = retired.into_iter().map(|file| {
+                let reusable = file.size == self.options.segment_bytes[2] && !self.disk.is_memory();
+                let keep = reusable && room > 0;
+                room -= usize::from(keep);
+                (file, keep)
+            });
+            return Some(Task::Retire {
+                files: files.collect(),
+            });
+        }
+        if let Some((file, from)) = self.upkeep.preparing.take() {
+            let to = (from + self.options.fill_bytes).min(file.size);
+            return Some(Task::Fill { file, from, to });
+        }
+        let half_full = self.end() >= self.active.size / 2;
+        if self.spare.is_some() || !(half_full || self.upkeep.full) {
+            return None;
+        }
+        let id = self.next_segment;
+        self.next_segment += 1;
+        let size = self.options.segment_size(id, 0);
+        let fits = |pooled: &SegmentEntry| pooled.size == size && pooled.generation < u32::MAX;
+        let pooled = self
+            .upkeep
+            .pool
+            .iter()
+            .position(fits)
+            .map(|at| self.upkeep.pool.swap_remove(at));
+        let generation = pooled.map_or(1, |pooled| pooled.generation + 1);
+        let entry = SegmentEntry {
+            id,
+            generation,
+            size,
+            used: None,
+        };
+        let (pooled, node, in_memory) = (
+            pooled.map(|pooled| pooled.id),
+            self.node,
+            self.disk.is_memory(),
+        );
+        Some(Task::Make {
+            entry,
+            pooled,
+            node,
+            in_memory,
+        })
+    }
+
+    /// Takes back a slice of upkeep. `true` if there may be more to do at once.
+    ///
+    /// # Errors
+    /// [`Error::Full`] if there is no space for the next segment: the log stays usable as far as its space goes; call
+    /// [`prepare_step`](Self::prepare_step) again after a while. Anything else poisons the log.
+    pub fn finish_prepare(&mut self, done: PrepareDone) -> Result<bool, Error> {
+        assert!(
+            self.upkeep.busy,
+            "a prepare job is finished once, on the log that began it"
+        );
+        self.upkeep.busy = false;
+        let outrun = std::mem::take(&mut self.upkeep.outrun);
+        match done.result {
+            Ok(Outcome::Retired(kept)) => self.upkeep.pool.extend(kept),
+            // While this was being made, a larger segment was needed at once: too late for this one.
+            Ok(Outcome::Prepared(file, _)) if outrun => self.upkeep.retire(file),
+            Ok(Outcome::Prepared(file, filled)) if filled < file.size => {
+                self.upkeep.preparing = Some((file, filled))
+            }
+            Ok(Outcome::Prepared(file, _)) => {
+                self.upkeep.full = false;
+                self.spare = Some(file);
+            }
+            Err(error) if error.is_no_space() => {
+                self.upkeep.full = true;
+                self.upkeep.retired.extend(done.filling);
+                return Err(Error::Full {
+                    needed: self.options.segment_size(self.next_segment, 0),
+                });
+            }
+            Err(error) => return Err(self.fatal(error)),
+        }
+        Ok(true)
+    }
+}
+
+impl PrepareJob {
+    /// Does the slice. Blocks for the disk.
+    pub fn run(self) -> PrepareDone {
+        let result = match &self.task {
+            Task::Retire { files } => self.retire(files),
+            Task::Make {
+                entry,
+                pooled,
+                node,
+                in_memory,
+            } => self.make(*entry, *pooled, node, *in_memory),
+            Task::Fill { file, from, to } => self.fill(file, *from, *to),
+        };
+        let filling = match self.task {
+            Task::Fill { file, .. } => Some(file),
+            Task::Retire { .. } | Task::Make { .. } => None,
+        };
+        PrepareDone { result, filling }
+    }
+
+    fn retire(&self, files: &[(Arc<SegmentFile>, bool)]) -> Result<Outcome, Error> {
+        // DURABILITY: first out of CURRENT, then gone: a file that CURRENT lists is never missing.
+        self.store.update(|manifest| {
+            manifest
+                .segments
+                .retain(|entry| files.iter().all(|(file, _)| file.id.0 != entry.id));
+        })?;
+        let mut kept = Vec::new();
+        for (file, keep) in files {
+            // One more holder than this job is a reader, who must not see the file's next use.
+            if *keep && Arc::strong_count(file) == 1 {
+                kept.push(SegmentEntry {
+                    id: file.id.0,
+                    generation: file.generation,
+                    size: file.size,
+                    used: None,
+                });
+                continue;
+            }
+            self.disk
+                .unlink(&file.path())
+                .map_err(Error::io("removing", file.path()))?;
+        }
+        self.disk
+            .sync_dir(LOG_DIR)
+            .map_err(Error::io("syncing", LOG_DIR))?;
+        Ok(Outcome::Retired(kept))
+    }
+
+    fn make(
+        &self,
+        entry: SegmentEntry,
+        pooled: Option<u64>,
+        node: &[u8; 16],
+        in_memory: bool,
+    ) -> Result<Outcome, Error> {
+        let name = segment::path(entry.id);
+        let Some(old) = pooled else {
+            let file = segment::create(&*self.disk, entry.id, entry.size, false)?;
+            let file = SegmentFile::new(node, &entry, file);
+            return if in_memory {
+                self.list(file)
+            } else {
+                Ok(Outcome::Prepared(file, 0))
+            };
+        };
+        self.disk
+            .rename(&segment::path(old), &name)
+            .map_err(Error::io("renaming", segment::path(old)))?;
+        self.disk
+            .sync_dir(LOG_DIR)
+            .map_err(Error::io("syncing", LOG_DIR))?;
+        let file = self
+            .disk
+            .open(&name, OpenMode::Write)
+            .map_err(Error::io("opening", &name))?;
+        self.list(SegmentFile::new(node, &entry, file))
+    }
+
+    fn fill(&self, file: &Arc<SegmentFile>, from: u64, to: u64) -> Result<Outcome, Error> {
+        segment::zero(&*file.file, from, to).map_err(Error::io("writing", file.path()))?;
+        file.sync()?;
+        if to < file.size {
+            return Ok(Outcome::Prepared(Arc::clone(file), to));
+        }
+        self.list(Arc::clone(file))
+    }
+
+    /// The file is ready: lists it, so that recovery misses it if it is gone.
+    fn list(&self, file: Arc<SegmentFile>) -> Result<Outcome, Error> {
+        let entry = SegmentEntry {
+            id: file.id.0,
+            generation: file.generation,
+            size: file.size,
+            used: None,
+        };
+        self.store.update(|manifest| manifest.list(entry))?;
+        let size = file.size;
+        Ok(Outcome::Prepared(file, size))
+    }
+}

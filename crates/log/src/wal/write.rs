@@ -1,0 +1,430 @@
+//! Staging frames and handing out the jobs that write them.
+
+use std::sync::Arc;
+
+use super::format::{self, BATCH_HEADER, BLOCK, BatchHeader, block_up};
+use super::job::{JobDone, Write, WriteJob};
+use super::manifest::SegmentEntry;
+use super::segment::{self, SegmentFile};
+use super::state::{Recent, Segment, Wal};
+use super::{Appended, EntryBytes, Location, Lsn, Progress, Sync};
+use crate::Error;
+
+/// Buffers kept for reuse.
+const BUFFERS_MAX: usize = 2;
+/// A new segment up to this size is filled with zeros even when it could not be prepared ahead.
+const FILL_INLINE_MAX: u64 = 8 << 20;
+
+/// A commit batch while it is staged.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) file: Arc<SegmentFile>,
+    pub(super) at: u64,
+    pub(super) prev_lsn: u64,
+    pub(super) first_lsn: u64,
+    pub(super) frames: u32,
+    /// Starts with room for the header, which is written when the batch is handed to a job.
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Something sealed that waits for the next job.
+#[derive(Debug)]
+pub(super) enum Planned {
+    Header {
+        file: Arc<SegmentFile>,
+        bytes: Vec<u8>,
+    },
+    Batch(Batch),
+}
+
+/// What the outstanding job will have done.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) upto: u64,
+    pub(super) syncs: bool,
+    pub(super) proves: u64,
+    pub(super) files: Vec<Arc<SegmentFile>>,
+}
+
+impl Wal {
+    /// Stages one frame in memory: its entries are atomic together. Nothing is written before the next [`begin`](Self::begin).
+    ///
+    /// The locations returned are final. Rarely (when the next segment was not prepared in time, see
+    /// [`prepare_step`](Self::prepare_step)) this makes a file.
+    ///
+    /// # Errors
+    /// [`Error::FrameTooLarge`], [`Error::Overloaded`] and [`Error::Full`] stage nothing and leave the log usable; [`Error::Poisoned`] and
+    /// [`Error::Closed`] do not.
+    pub fn append(&mut self, entries: &[EntryBytes<'_>], sync: Sync) -> Result<Appended, Error> {
+        self.append_with(entries, sync, false)
+    }
+
+    /// Like [`append`](Self::append), and may use the reserve of the segment when the disk is full: for what makes space, settles
+    /// above all, so that consumers go on while publishers are refused.
+    pub fn append_reserved(
+        &mut self,
+        entries: &[EntryBytes<'_>],
+        sync: Sync,
+    ) -> Result<Appended, Error> {
+        self.append_with(entries, sync, true)
+    }
+
+    fn append_with(
+        &mut self,
+        entries: &[EntryBytes<'_>],
+        sync: Sync,
+        reserved: bool,
+    ) -> Result<Appended, Error> {
+        self.check()?;
+        if entries.is_empty() {
+            return Err(Error::Refused {
+                reason: "a frame needs at least one entry".to_owned(),
+            });
+        }
+        let size = format::frame_size(entries);
+        if size > self.options.frame_bytes_max {
+            return Err(Error::FrameTooLarge {
+                bytes: size,
+                max: self.options.frame_bytes_max,
+            });
+        }
+        if self.staged_bytes > 0 && self.staged_bytes + size > self.options.staged_bytes_max {
+            return Err(Error::Overloaded {
+                staged: self.staged_bytes,
+                max: self.options.staged_bytes_max,
+            });
+        }
+        self.make_room(size, reserved)?;
+
+        let lsn = self.next;
+        let batch = self.open_batch(size);
+        let (at, segment) = (batch.at, batch.file.id);
+        let mut locations = Vec::with_capacity(entries.len());
+        format::encode_frame(
+            &mut batch.bytes,
+            entries,
+            lsn,
+            batch.file.key(),
+            |offset, len| {
+                let at = u32::try_from(at + offset as u64).expect("a segment has at most 2 GiB");
+                locations.push(Location { segment, at, len });
+            },
+        );
+        batch.frames += 1;
+        assert!(
+            batch.at + batch.bytes.len() as u64 <= batch.file.size,
+            "room was made for this frame"
+        );
+        self.next = lsn + 1;
+        self.last = lsn;
+        self.staged_bytes += size;
+        self.since_checkpoint += size;
+        self.wants_sync |= sync == Sync::Now;
+        Ok(Appended {
+            lsn: Lsn(lsn),
+            locations,
+        })
+    }
+
+    /// The batch being staged, with room in memory for `size` more bytes.
+    fn open_batch(&mut self, size: u64) -> &mut Batch {
+        if self.open.is_none() {
+            let wanted = (BATCH_HEADER + size).max(BLOCK) as usize;
+            let fits = |buffer: &Vec<u8>| buffer.capacity() <= wanted.max(256 * 1024);
+            let mut bytes = match self.buffers.iter().position(fits) {
+                Some(at) => self.buffers.swap_remove(at),
+                None => Vec::with_capacity(wanted),
+            };
+            bytes.clear();
+            bytes.resize(BATCH_HEADER as usize, 0);
+            self.open = Some(Batch {
+                file: Arc::clone(&self.active),
+                at: self.tail,
+                prev_lsn: self.last,
+                first_lsn: self.next,
+                frames: 0,
+                bytes,
+            });
+        }
+        self.open.as_mut().expect("just opened")
+    }
+
+    /// Makes sure that a frame of `size` bytes fits into the active segment, taking the next one if need be.
+    fn make_room(&mut self, size: u64, reserved: bool) -> Result<(), Error> {
+        let start = match &self.open {
+            Some(batch) => batch.at + batch.bytes.len() as u64,
+            None => self.tail + BATCH_HEADER,
+        };
+        if start + size <= self.active.size - self.options.reserve(self.active.size) {
+            return Ok(());
+        }
+        let fits_reserve = start + size <= self.active.size;
+        // With the next segment at hand, or in memory, the reserve has no purpose.
+        if fits_reserve && (self.spare.is_some() || self.disk.is_memory()) {
+            return Ok(());
+        }
+        match self.next_file(size) {
+            Ok(file) => {
+                self.roll(file);
+                Ok(())
+            }
+            Err(error) if error.is_no_space() => match fits_reserve && reserved {
+                true => Ok(()),
+                false => Err(error),
+            },
+            Err(error) => Err(self.fatal(error)),
+        }
+    }
+
+    /// The spare if it is large enough for a frame of `size`, else a new file.
+    fn next_file(&mut self, size: u64) -> Result<Arc<SegmentFile>, Error> {
+        if let Some(spare) = self
+            .spare
+            .take_if(|spare| spare.size >= BLOCK + BATCH_HEADER + size)
+        {
+            return Ok(spare);
+        }
+        let id = self.next_segment;
+        let bytes = self.options.segment_size(id, size);
+        if self.upkeep.is_full() {
+            return Err(Error::Full { needed: bytes });
+        }
+        let full = |error: Error| {
+            if error.is_no_space() {
+                Error::Full { needed: bytes }
+            } else {
+                error
+            }
+        };
+        let entry = SegmentEntry {
+            id,
+            generation: 1,
+            size: bytes,
+            used: None,
+        };
+        let fill = bytes <= FILL_INLINE_MAX && !self.disk.is_memory();
+        let made = segment::create(&*self.disk, id, bytes, fill).and_then(|file| {
+            // DURABILITY: listed before its first use, so that recovery misses it if it is gone.
+            let listed = self.store.update(|manifest| manifest.list(entry));
+            if listed.is_err() {
+                let _ = self.disk.unlink(&segment::path(id));
+            }
+            listed.map(|()| SegmentFile::new(&self.node, &entry, file))
+        });
+        // The id is spent even if making the file failed: what is left of it must not be taken for the next one.
+        self.next_segment += 1;
+        let file = made.map_err(|error| {
+            self.upkeep.set_full(error.is_no_space());
+            full(error)
+        })?;
+        // A spare that is too small has a smaller id, so it could not follow: it goes to the pool.
+        if let Some(small) = self.spare.take() {
+            self.upkeep.retire(small);
+        }
+        self.upkeep.forget_preparing();
+        Ok(file)
+    }
+
+    /// Seals the active segment and goes on in `file`.
+    fn roll(&mut self, file: Arc<SegmentFile>) {
+        self.seal();
+        let used = self.tail;
+        let active = self
+            .segments
+            .get_mut(&self.active.id)
+            .expect("the active segment is listed");
+        active.last_lsn = Some(self.last);
+        active.used = used;
+        assert!(
+            file.id > self.active.id,
+            "segments are used in the order of their ids"
+        );
+        let (base_lsn, prev_lsn) = (self.next, self.last);
+        let bytes = file.new_header(&self.node, base_lsn, prev_lsn);
+        self.planned.push_back(Planned::Header {
+            file: Arc::clone(&file),
+            bytes,
+        });
+        let segment = Segment {
+            file: Arc::clone(&file),
+            base_lsn,
+            prev_lsn,
+            last_lsn: None,
+            used: BLOCK,
+        };
+        self.segments.insert(file.id, segment);
+        self.active = file;
+        self.tail = BLOCK;
+    }
+
+    /// Closes the batch being staged.
+    fn seal(&mut self) {
+        if let Some(batch) = self.open.take() {
+            self.tail = block_up(batch.at + batch.bytes.len() as u64);
+            self.planned.push_back(Planned::Batch(batch));
+        }
+    }
+
+    /// The job that writes everything staged, and syncs it if a frame in it was appended with [`Sync::Now`]. `None` if nothing is staged or
+    /// a job is outstanding (one at a time).
+    ///
+    /// The job must be run and brought back with [`finish`](Self::finish).
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], [`Error::Closed`].
+    pub fn begin(&mut self) -> Result<Option<WriteJob>, Error> {
+        self.check()?;
+        if self.in_flight.is_some() || self.staged_bytes == 0 {
+            return Ok(None);
+        }
+        Ok(Some(self.job(self.wants_sync)))
+    }
+
+    /// Like [`begin`](Self::begin), but always with a sync, also of what was written before without one. `None` if everything is durable or a
+    /// job is outstanding.
+    pub fn begin_sync(&mut self) -> Result<Option<WriteJob>, Error> {
+        self.check()?;
+        if self.in_flight.is_some() || self.durable == self.last {
+            return Ok(None);
+        }
+        Ok(Some(self.job(true)))
+    }
+
+    /// The job that writes a marker batch, one block without a sync, so that the last confirmed batch is provably so. For a host that goes
+    /// idle; `None` if there is something to write, or the proof exists, or there is no space for it.
+    pub fn begin_idle(&mut self) -> Result<Option<WriteJob>, Error> {
+        self.check()?;
+        let idle = self.in_flight.is_none() && self.staged_bytes == 0;
+        if !idle
+            || self.proven >= self.durable
+            || self.disk.is_memory()
+            || self.tail + BLOCK > self.active.size
+        {
+            return Ok(None);
+        }
+        let batch = Batch {
+            file: Arc::clone(&self.active),
+            at: self.tail,
+            prev_lsn: self.last,
+            first_lsn: self.next,
+            frames: 0,
+            bytes: vec![0; BATCH_HEADER as usize],
+        };
+        self.tail += BLOCK;
+        self.planned.push_back(Planned::Batch(batch));
+        Ok(Some(self.job(false)))
+    }
+
+    fn job(&mut self, syncs: bool) -> WriteJob {
+        self.seal();
+        let mut writes = Vec::with_capacity(self.planned.len());
+        let mut files = std::mem::take(&mut self.unsynced);
+        while let Some(planned) = self.planned.pop_front() {
+            let write = match planned {
+                Planned::Header { file, bytes } => Write {
+                    file,
+                    at: 0,
+                    bytes: Arc::new(bytes),
+                },
+                Planned::Batch(batch) => self.complete(batch),
+            };
+            if files.last().is_none_or(|file| file.id != write.file.id) {
+                files.push(Arc::clone(&write.file));
+            }
+            writes.push(write);
+        }
+        self.staged_bytes = 0;
+        self.wants_sync = false;
+        self.in_flight = Some(InFlight {
+            upto: self.last,
+            syncs,
+            proves: self.durable,
+            files: files.clone(),
+        });
+        // DURABILITY: older files first, so that a sync that fails half way leaves a shorter log, not one with a hole.
+        WriteJob {
+            writes,
+            syncs: if syncs { files } else { Vec::new() },
+        }
+    }
+
+    /// Fills in the batch's header, and keeps its bytes for readers.
+    fn complete(&mut self, mut batch: Batch) -> Write {
+        let header = BatchHeader {
+            generation: batch.file.generation,
+            length: u32::try_from(batch.bytes.len()).expect("a batch fits into a segment"),
+            block: u32::try_from(batch.at / BLOCK).expect("a segment has at most 2 GiB"),
+            frames: batch.frames,
+            prev_lsn: batch.prev_lsn,
+            first_lsn: batch.first_lsn,
+            synced_lsn: self.durable,
+        };
+        batch.bytes[..BATCH_HEADER as usize].copy_from_slice(&header.encode(batch.file.seed));
+        let bytes = Arc::new(batch.bytes);
+        if batch.frames > 0 {
+            self.recent_bytes += bytes.capacity() as u64;
+            let (segment, last_lsn) = (batch.file.id, header.last_lsn());
+            self.recent.push_back(Recent {
+                segment,
+                at: batch.at,
+                last_lsn,
+                bytes: Arc::clone(&bytes),
+            });
+        }
+        Write {
+            file: batch.file,
+            at: batch.at,
+            bytes,
+        }
+    }
+
+    /// Takes back the job that was run: only now are its frames written, or durable.
+    ///
+    /// # Errors
+    /// What the write or the sync failed with; the log is poisoned, and nothing of this job counts as written or durable.
+    ///
+    /// # Panics
+    /// If `done` is not of the outstanding job of this log.
+    pub fn finish(&mut self, done: JobDone) -> Result<Progress, Error> {
+        let job = self
+            .in_flight
+            .take()
+            .expect("a job is finished once, on the log that began it");
+        if let Err(error) = done.result {
+            // A full disk under a segment whose space was reserved is a failure like any other.
+            self.poison(error.to_string());
+            return Err(error);
+        }
+        self.check()?;
+        assert!(job.upto >= self.written, "jobs are finished in order");
+        self.written = job.upto;
+        self.proven = self.proven.max(job.proves);
+        if job.syncs {
+            self.durable = job.upto;
+            self.store.set_durable(self.durable);
+        } else {
+            self.unsynced = job.files;
+        }
+        self.trim_recent();
+        Ok(self.progress())
+    }
+
+    /// Forgets the oldest written batches beyond the limit, and keeps a few of their buffers.
+    pub(super) fn trim_recent(&mut self) {
+        while self.recent_bytes > self.options.tail_bytes_max {
+            let Some(batch) = self
+                .recent
+                .pop_front_if(|batch| batch.last_lsn <= self.written)
+            else {
+                return;
+            };
+            self.recent_bytes -= batch.bytes.capacity() as u64;
+            if let (true, Ok(buffer)) = (
+                self.buffers.len() < BUFFERS_MAX,
+                Arc::try_unwrap(batch.bytes),
+            ) {
+                self.buffers.push(buffer);
+            }
+        }
+    }
+}
