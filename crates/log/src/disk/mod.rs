@@ -7,6 +7,7 @@
 
 mod file;
 mod mem;
+mod sim;
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 pub use file::FileDisk;
 pub use mem::MemDisk;
+pub use sim::{Fault, SimDisk};
 
 /// How [`Disk::open`] opens a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

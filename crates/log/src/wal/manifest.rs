@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! | magic 8 | version 2 | flags 2 | length 4 | node 16 | durable 8 | next segment 8 | next checkpoint 8 |
-//! | checkpoint id 8, lsn 8 | previous id 8, lsn 8 | key 4 | n 4 | n × (id 8, generation 4, state 4, size 8, base 8, prev 8) | crc 4 |
+//! | checkpoint id 8, lsn 8 | previous id 8, lsn 8 | next lsn 8 | key 4 | n 4 | n × (id 8, generation 4, state 4, size 8, base 8, prev 8) | crc 4 |
 //! ```
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::disk::{Disk, OpenMode};
 pub(crate) const CURRENT: &str = "CURRENT";
 pub(crate) const CURRENT_TMP: &str = "CURRENT.tmp";
 pub(crate) const MAGIC: [u8; 8] = *b"PRCURRNT";
-const HEAD: usize = 96;
+const HEAD: usize = 104;
 const ENTRY: usize = 40;
 const CLEAN: u16 = 1;
 
@@ -49,6 +49,8 @@ pub(crate) struct Manifest {
     pub(crate) next_checkpoint: u64,
     pub(crate) checkpoint: CheckpointEntry,
     pub(crate) previous: CheckpointEntry,
+    /// The LSN with which the current opening began; none before it is larger.
+    pub(crate) next_lsn: u64,
     pub(crate) segments: Vec<SegmentEntry>,
 }
 
@@ -76,6 +78,7 @@ impl Manifest {
             .iter()
             .chain(&checkpoints)
             .for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+        bytes.extend_from_slice(&self.next_lsn.to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&(self.segments.len() as u32).to_le_bytes());
         for segment in &self.segments {
@@ -117,12 +120,12 @@ impl Manifest {
             return corrupt("its checksum is wrong");
         }
         let flags = u16_at(bytes, 10);
-        if flags & !CLEAN != 0 || u32_at(bytes, 88) != 0 {
+        if flags & !CLEAN != 0 || u32_at(bytes, 96) != 0 {
             return Err(Unreadable::Reserved("manifest flags or encryption key")
                 .into_error(CURRENT.to_owned()));
         }
         let entries = &content[HEAD..];
-        if entries.len() != (u32_at(bytes, 92) as usize).saturating_mul(ENTRY) {
+        if entries.len() != (u32_at(bytes, 100) as usize).saturating_mul(ENTRY) {
             return corrupt("its list of segments has the wrong length");
         }
         let segments = entries
@@ -146,6 +149,7 @@ impl Manifest {
                 id: u64_at(bytes, 72),
                 lsn: u64_at(bytes, 80),
             },
+            next_lsn: u64_at(bytes, 88),
             segments,
         })
     }
@@ -187,6 +191,8 @@ pub(crate) struct ManifestStore {
     disk: Arc<dyn Disk>,
     manifest: Mutex<Manifest>,
     durable: AtomicU64,
+    /// Segments whose header became durable since the last write; a lock of its own, since that one is held over a write.
+    noted: Mutex<Vec<SegmentEntry>>,
 }
 
 impl ManifestStore {
@@ -196,6 +202,7 @@ impl ManifestStore {
             disk,
             manifest: Mutex::new(manifest),
             durable,
+            noted: Mutex::default(),
         }
     }
 
@@ -207,6 +214,11 @@ impl ManifestStore {
         self.durable.store(lsn, Ordering::Release);
     }
 
+    /// The next write lists this segment as used: its header is durable.
+    pub(crate) fn note_used(&self, entry: SegmentEntry) {
+        self.noted.lock().push(entry);
+    }
+
     pub(crate) fn get(&self) -> Manifest {
         self.manifest.lock().clone()
     }
@@ -216,9 +228,20 @@ impl ManifestStore {
         let mut manifest = self.manifest.lock();
         let mut next = manifest.clone();
         next.durable_lsn = self.durable();
+        let noted = self.noted.lock().clone();
+        for entry in &noted {
+            if let Some(listed) = next
+                .segments
+                .iter_mut()
+                .find(|listed| listed.id == entry.id)
+            {
+                *listed = *entry;
+            }
+        }
         change(&mut next);
         write_atomically(&*self.disk, CURRENT_TMP, CURRENT, "", &[&next.encode()])?;
         *manifest = next;
+        self.noted.lock().retain(|entry| !noted.contains(entry));
         Ok(())
     }
 }

@@ -207,6 +207,7 @@ fn create(disk: &dyn Disk) -> Result<(), Error> {
         node,
         next_segment: 1,
         next_checkpoint: 1,
+        next_lsn: 1,
         ..Manifest::default()
     };
     manifest::write_atomically(disk, CURRENT_TMP, CURRENT, "", &[&manifest.encode()])
@@ -255,7 +256,7 @@ fn assemble(
     let next = if clean {
         end.last + 1
     } else {
-        recovered.next_after_crash()
+        recovered.next_after_crash(&manifest)
     };
     let mut next_segment = recovered.next_segment;
     let mut segments = kept_segments(&recovered);
@@ -268,6 +269,7 @@ fn assemble(
 
     manifest.clean = false;
     manifest.durable_lsn = end.last;
+    manifest.next_lsn = next;
     if recovered.fell_back {
         // The damaged one must not be tried again, nor count as something to fall back on.
         manifest.checkpoint = recovered.checkpoint;
@@ -283,19 +285,25 @@ fn assemble(
     manifest.segments.extend(spare.as_ref().map(spare_entry));
     let mut tail = block_up(end.at);
     let node = manifest.node;
+    let mut fresh = None;
     if segments.is_empty() {
         let file = first_segment(&*disk, &options, &node, next_segment)?;
+        fresh = Some(Arc::clone(&file));
+        let (base_lsn, prev_lsn) = (next, end.last);
         let segment = Segment {
-            file: Arc::clone(&file),
-            base_lsn: next,
-            prev_lsn: end.last,
+            file,
+            base_lsn,
+            prev_lsn,
             last_lsn: None,
             used: BLOCK,
+            noted: false,
         };
-        file.write(&file.new_header(&node, next, end.last), 0)?;
-        file.sync()?;
-        manifest.list(segment.entry());
-        segments.insert(file.id, segment);
+        // Without its header it is a spare; listed first, since a header that CURRENT does not know of is refused.
+        manifest.list(SegmentEntry {
+            used: None,
+            ..segment.entry()
+        });
+        segments.insert(segment.file.id, segment);
         next_segment += 1;
         tail = BLOCK;
     }
@@ -323,6 +331,10 @@ fn assemble(
     // DURABILITY: the mark of a clean stop is gone before the first append.
     let store = Arc::new(ManifestStore::new(Arc::clone(&disk), manifest));
     store.update(|_| {})?;
+    if let Some(file) = fresh {
+        file.write(&file.new_header(&node, next, end.last), 0)?;
+        file.sync()?;
+    }
     let pool = sweep(&*disk, &options, &store.get(), &recovered)?;
     let mut upkeep = Upkeep::new(pool);
     dropped.into_iter().for_each(|file| upkeep.retire(file));
@@ -385,6 +397,7 @@ fn kept_segments(recovered: &Recovered) -> BTreeMap<SegmentId, Segment> {
                 prev_lsn,
                 last_lsn: newer,
                 used: bytes,
+                noted: true,
             },
         );
         newer = Some(prev_lsn);

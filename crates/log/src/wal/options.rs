@@ -17,7 +17,7 @@ pub struct WalOptions {
     /// Written batches kept in memory for readers at the tail. Default 16 MiB.
     pub tail_bytes_max: u64,
     /// The end of a segment that only [`Wal::append_reserved`](super::Wal::append_reserved) may use while there is no space for the next
-    /// one; at most an eighth of the segment counts. Default 256 KiB.
+    /// one, in blocks of 4 KiB, of which each batch takes at least one; at most an eighth of the segment counts. Default 4 MiB.
     pub reserve_bytes: u64,
     /// Log written since the last checkpoint before [`Wal::needs_checkpoint`](super::Wal::needs_checkpoint). Default 64 MiB.
     pub checkpoint_bytes: u64,
@@ -36,7 +36,7 @@ impl Default for WalOptions {
             frame_bytes_max: 32 * MIB,
             staged_bytes_max: 32 * MIB,
             tail_bytes_max: 16 * MIB,
-            reserve_bytes: 256 << 10,
+            reserve_bytes: 4 * MIB,
             checkpoint_bytes: 64 * MIB,
             pool_segments_max: 2,
             fill_bytes: MIB,
@@ -77,6 +77,6 @@ impl WalOptions {
 
     /// The end of a segment of `size` bytes that is kept for settles.
     pub(crate) fn reserve(&self, size: u64) -> u64 {
-        self.reserve_bytes.min(size / 8)
+        self.reserve_bytes.min(size / 8).next_multiple_of(BLOCK)
     }
 }

@@ -14,6 +14,10 @@ use crate::disk::{Disk, OpenMode};
 pub(super) struct Upkeep {
     /// Out of the log, still listed and on the disk.
     retired: Vec<Arc<SegmentFile>>,
+    /// Freed, and still what recovery would start from: it goes when a later segment is surely there.
+    freed: Vec<Arc<SegmentFile>>,
+    /// The same, but never wholly filled: not to be used again.
+    unfinished: Vec<Arc<SegmentFile>>,
     /// Unlisted files that may be used again.
     pool: Vec<SegmentEntry>,
     /// The next segment while it is being filled, and up to where it is.
@@ -52,7 +56,7 @@ impl Upkeep {
     /// A segment with a larger id went into use: what is being prepared comes too late.
     pub(super) fn forget_preparing(&mut self) {
         if let Some((file, _)) = self.preparing.take() {
-            self.retired.push(file);
+            self.unfinished.push(file);
         }
         self.outrun = self.busy;
     }
@@ -136,7 +140,7 @@ impl Wal {
         for id in ids {
             // An id given twice is freed once.
             if let Some(segment) = self.segments.remove(id) {
-                self.upkeep.retire(segment.file);
+                self.upkeep.freed.push(segment.file);
             }
         }
         Ok(())
@@ -159,7 +163,13 @@ impl Wal {
     }
 
     fn next_task(&mut self) -> Option<Task> {
-        if !self.upkeep.retired.is_empty() {
+        // DURABILITY: the header of the segment that recovery is to start in must be durable before the one before it goes.
+        let noted = self.segments.values().rev().find(|segment| segment.noted);
+        let first = noted.map_or(SegmentId(0), |segment| segment.file.id);
+        self.upkeep
+            .retired
+            .extend(self.upkeep.freed.extract_if(.., |file| file.id < first));
+        if !self.upkeep.retired.is_empty() || !self.upkeep.unfinished.is_empty() {
             let mut room = self
                 .options
                 .pool_segments_max
@@ -171,8 +181,10 @@ impl Wal {
                 room -= usize::from(keep);
                 (file, keep)
             });
+            let unfinished = std::mem::take(&mut self.upkeep.unfinished);
+            let unfinished = unfinished.into_iter().map(|file| (file, false));
             return Some(Task::Retire {
-                files: files.collect(),
+                files: files.chain(unfinished).collect(),
             });
         }
         if let Some((file, from)) = self.upkeep.preparing.take() {
@@ -228,7 +240,7 @@ impl Wal {
         match done.result {
             Ok(Outcome::Retired(kept)) => self.upkeep.pool.extend(kept),
             // While this was being made, a larger segment was needed at once: too late for this one.
-            Ok(Outcome::Prepared(file, _)) if outrun => self.upkeep.retire(file),
+            Ok(Outcome::Prepared(file, _)) if outrun => self.upkeep.unfinished.push(file),
             Ok(Outcome::Prepared(file, filled)) if filled < file.size => {
                 self.upkeep.preparing = Some((file, filled))
             }
@@ -238,7 +250,7 @@ impl Wal {
             }
             Err(error) if error.is_no_space() => {
                 self.upkeep.full = true;
-                self.upkeep.retired.extend(done.filling);
+                self.upkeep.unfinished.extend(done.filling);
                 return Err(Error::Full {
                     needed: self.options.segment_size(self.next_segment, 0),
                 });

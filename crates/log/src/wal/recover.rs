@@ -324,14 +324,14 @@ impl Recovered {
     }
 
     /// The next LSN after an unclean stop: larger than any that could have been given out and lost.
-    pub(super) fn next_after_crash(&self) -> u64 {
+    pub(super) fn next_after_crash(&self, manifest: &Manifest) -> u64 {
         let lost: u64 = self
             .segments
             .iter()
             .skip(self.end.index)
             .map(|found| found.file.size / FRAME_MIN)
             .sum();
-        self.end.last + lost + 1
+        self.end.last.max(manifest.next_lsn.saturating_sub(1)) + lost + 1
     }
 
     /// Segments behind the end, and ones that were never used: none of their content counts.

@@ -73,6 +73,8 @@ pub(super) struct Segment {
     /// Set when sealed.
     pub(super) last_lsn: Option<u64>,
     pub(super) used: u64,
+    /// Its header is durable, and `CURRENT` says so or will.
+    pub(super) noted: bool,
 }
 
 impl Segment {

@@ -251,6 +251,7 @@ impl Wal {
             prev_lsn,
             last_lsn: None,
             used: BLOCK,
+            noted: false,
         };
         self.segments.insert(file.id, segment);
         self.active = file;
@@ -402,11 +403,27 @@ impl Wal {
         if job.syncs {
             self.durable = job.upto;
             self.store.set_durable(self.durable);
+            self.note_used();
         } else {
             self.unsynced = job.files;
         }
         self.trim_recent();
         Ok(self.progress())
+    }
+
+    /// From now on `CURRENT` says of these segments that their header must be there.
+    fn note_used(&mut self) {
+        for segment in self
+            .segments
+            .values_mut()
+            .rev()
+            .take_while(|segment| !segment.noted)
+        {
+            segment.noted = segment.base_lsn <= self.durable;
+            if segment.noted {
+                self.store.note_used(segment.entry());
+            }
+        }
     }
 
     /// Forgets the oldest written batches beyond the limit, and keeps a few of their buffers.
