@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::checkpoint::CHECKPOINT_DIR;
 use super::format::{BLOCK, block_up, u16_at};
-use super::manifest::{self, CURRENT, CURRENT_TMP, Manifest, ManifestStore, SegmentEntry};
+use super::manifest::{
+    self, CURRENT, CURRENT_TMP, CheckpointEntry, Manifest, ManifestStore, SegmentEntry,
+};
 use super::prepare::Upkeep;
 use super::recover::{self, Recovered};
 use super::segment::{self, LOG_DIR, SegmentFile};
@@ -91,7 +93,7 @@ impl Wal {
         if !clean {
             recovered.mend(&manifest.node)?;
         }
-        assemble(disk, options, manifest, recovered, (created, clean), lock)
+        assemble(disk, options, manifest, &recovered, (created, clean), lock)
     }
 }
 
@@ -243,80 +245,28 @@ fn read_all(disk: &dyn Disk, name: &str) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
+/// What a log starts with.
+struct Start {
+    segments: BTreeMap<SegmentId, Segment>,
+    spare: Option<Arc<SegmentFile>>,
+    /// The first segment, if it was made just now and has no header yet.
+    fresh: Option<Arc<SegmentFile>>,
+    tail: u64,
+    next: u64,
+    next_segment: u64,
+}
+
 /// Puts the log together, drops what is not part of it, and marks it as open.
 fn assemble(
     disk: Arc<dyn Disk>,
     options: WalOptions,
     mut manifest: Manifest,
-    recovered: Recovered,
+    recovered: &Recovered,
     (created, clean): (bool, bool),
     lock: LockGuard,
 ) -> Result<(Wal, OpenReport), Error> {
     let end = &recovered.end;
-    let next = if clean {
-        end.last + 1
-    } else {
-        recovered.next_after_crash(&manifest)
-    };
-    let mut next_segment = recovered.next_segment;
-    let mut segments = kept_segments(&recovered);
-    let spare = if clean { recovered.ready_spare() } else { None };
-    let dropped: Vec<Arc<SegmentFile>> = recovered
-        .dropped()
-        .filter(|file| spare.as_ref().is_none_or(|spare| spare.id != file.id))
-        .cloned()
-        .collect();
-
-    manifest.clean = false;
-    manifest.durable_lsn = end.last;
-    manifest.next_lsn = next;
-    if recovered.fell_back {
-        // The damaged one must not be tried again, nor count as something to fall back on.
-        manifest.checkpoint = recovered.checkpoint;
-        manifest.previous = Default::default();
-    }
-    manifest.segments = segments.values().map(Segment::entry).collect();
-    let spare_entry = |file: &Arc<SegmentFile>| SegmentEntry {
-        id: file.id.0,
-        generation: file.generation,
-        size: file.size,
-        used: None,
-    };
-    manifest.segments.extend(spare.as_ref().map(spare_entry));
-    let mut tail = block_up(end.at);
-    let node = manifest.node;
-    let mut fresh = None;
-    if segments.is_empty() {
-        let file = first_segment(&*disk, &options, &node, next_segment)?;
-        fresh = Some(Arc::clone(&file));
-        let (base_lsn, prev_lsn) = (next, end.last);
-        let segment = Segment {
-            file,
-            base_lsn,
-            prev_lsn,
-            last_lsn: None,
-            used: BLOCK,
-            noted: false,
-        };
-        // Without its header it is a spare; listed first, since a header that CURRENT does not know of is refused.
-        manifest.list(SegmentEntry {
-            used: None,
-            ..segment.entry()
-        });
-        segments.insert(segment.file.id, segment);
-        next_segment += 1;
-        tail = BLOCK;
-    }
-    manifest.next_segment = next_segment;
-    let active = Arc::clone(
-        &segments
-            .values()
-            .next_back()
-            .expect("a log has a segment")
-            .file,
-    );
-
-    let cut = recovered.cut();
+    let start = Start::find(&*disk, &options, &manifest, recovered, clean)?;
     let report = OpenReport {
         created,
         clean,
@@ -325,36 +275,48 @@ fn assemble(
         frames_read: end.frames,
         bytes_replayed: end.bytes,
         last: Lsn(end.last),
-        next: Lsn(next),
-        cut: if clean { None } else { cut },
+        next: Lsn(start.next),
+        cut: if clean { None } else { recovered.cut() },
     };
-    // DURABILITY: the mark of a clean stop is gone before the first append.
+    start.mark_open(&mut manifest, recovered);
+    let node = manifest.node;
     let store = Arc::new(ManifestStore::new(Arc::clone(&disk), manifest));
+    // DURABILITY: the mark of a clean stop is gone before the first append.
     store.update(|_| {})?;
-    if let Some(file) = fresh {
-        file.write(&file.new_header(&node, next, end.last), 0)?;
+    if let Some(file) = &start.fresh {
+        file.write(&file.new_header(&node, start.next, end.last), 0)?;
         file.sync()?;
     }
-    let pool = sweep(&*disk, &options, &store.get(), &recovered)?;
+    let pool = sweep(&*disk, &options, &store.get(), recovered)?;
+    let kept = start.spare.as_ref().map(|spare| spare.id);
+    let dropped = recovered.dropped().filter(|file| Some(file.id) != kept);
     let mut upkeep = Upkeep::new(pool);
-    dropped.into_iter().for_each(|file| upkeep.retire(file));
+    dropped.for_each(|file| upkeep.retire(Arc::clone(file)));
+    let active = Arc::clone(
+        &start
+            .segments
+            .values()
+            .next_back()
+            .expect("made if missing")
+            .file,
+    );
     let wal = Wal {
         disk,
         options,
         node,
         store,
-        segments,
+        segments: start.segments,
         active,
-        tail,
-        spare,
-        next_segment,
+        tail: start.tail,
+        spare: start.spare,
+        next_segment: start.next_segment,
         planned: VecDeque::new(),
         open: None,
         staged_bytes: 0,
         wants_sync: false,
         in_flight: None,
         unsynced: Vec::new(),
-        next,
+        next: start.next,
         last: end.last,
         written: end.last,
         durable: end.last,
@@ -371,6 +333,79 @@ fn assemble(
         _lock: lock,
     };
     Ok((wal, report))
+}
+
+impl Start {
+    /// Where the log goes on; makes its first segment if it has none.
+    fn find(
+        disk: &dyn Disk,
+        options: &WalOptions,
+        manifest: &Manifest,
+        recovered: &Recovered,
+        clean: bool,
+    ) -> Result<Start, Error> {
+        let end = &recovered.end;
+        let next = if clean {
+            end.last + 1
+        } else {
+            recovered.next_after_crash(manifest)
+        };
+        let mut start = Start {
+            segments: kept_segments(recovered),
+            spare: if clean { recovered.ready_spare() } else { None },
+            fresh: None,
+            tail: block_up(end.at),
+            next,
+            next_segment: recovered.next_segment,
+        };
+        if start.segments.is_empty() {
+            let file = first_segment(disk, options, &manifest.node, start.next_segment)?;
+            start.fresh = Some(Arc::clone(&file));
+            let (id, base_lsn, prev_lsn) = (file.id, next, end.last);
+            let (last_lsn, used) = (None, BLOCK);
+            let segment = Segment {
+                file,
+                base_lsn,
+                prev_lsn,
+                last_lsn,
+                used,
+                noted: false,
+            };
+            start.segments.insert(id, segment);
+            start.next_segment += 1;
+            start.tail = BLOCK;
+        }
+        Ok(start)
+    }
+
+    /// Changes the manifest to that of a log in use.
+    fn mark_open(&self, manifest: &mut Manifest, recovered: &Recovered) {
+        manifest.clean = false;
+        manifest.durable_lsn = recovered.end.last;
+        manifest.next_lsn = self.next;
+        manifest.next_segment = self.next_segment;
+        if recovered.fell_back {
+            // The damaged one must not be tried again, nor count as something to fall back on.
+            manifest.checkpoint = recovered.checkpoint;
+            manifest.previous = CheckpointEntry::default();
+        }
+        let listed = self.segments.values().map(|segment| SegmentEntry {
+            // Without its header it is a spare; listed first, since a header that CURRENT does not know of is refused.
+            used: segment
+                .noted
+                .then_some((segment.base_lsn, segment.prev_lsn)),
+            ..segment.entry()
+        });
+        manifest.segments = listed.collect();
+        manifest
+            .segments
+            .extend(self.spare.as_ref().map(|file| SegmentEntry {
+                id: file.id.0,
+                generation: file.generation,
+                size: file.size,
+                used: None,
+            }));
+    }
 }
 
 /// The segments that hold the log, the last one open.

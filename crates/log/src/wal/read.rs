@@ -96,7 +96,7 @@ impl Wal {
             Planned::Header { .. } => None,
         });
         let holds = |batch: &&Batch| batch.file.id == segment && batch.at <= key.1;
-        if let Some(batch) = planned.chain(&self.open).filter(holds).last()
+        if let Some(batch) = planned.chain(&self.open).rfind(holds)
             && let Some(body) = slice(&batch.bytes, batch.at, location)
         {
             return Ok(ReadSource::Bytes(Bytes::copy_from_slice(

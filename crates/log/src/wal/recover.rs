@@ -92,7 +92,7 @@ fn open_one(disk: &dyn Disk, manifest: &Manifest, entry: &SegmentEntry) -> Resul
     };
     let len = file.len().map_err(Error::io("reading", &name))?;
     if len != entry.size
-        || entry.size % BLOCK != 0
+        || !entry.size.is_multiple_of(BLOCK)
         || entry.size < 2 * BLOCK
         || entry.size > 4 << 30
     {
@@ -307,12 +307,7 @@ impl Recovered {
             bytes.truncate(count);
             file.write(&bytes, batch.at)?;
         }
-        let first = self
-            .end
-            .unproven
-            .front()
-            .map_or(self.end.index, |batch| batch.index);
-        for index in first..=self.end.index {
+        for index in self.end.start..=self.end.index {
             let Found { file, used } = &self.segments[index];
             if let Some((base_lsn, prev_lsn)) = *used {
                 // The header may be no more durable than the batches.
@@ -365,7 +360,7 @@ impl Recovered {
             .skip(self.end.index + 1)
             .filter(|found| found.used.is_some());
         let (batches, segments) = (self.beyond.headers.len() as u64, behind.count() as u64);
-        let inside = self.end.at % BLOCK != 0;
+        let inside = !self.end.at.is_multiple_of(BLOCK);
         let segment = self.segments.get(self.end.index)?.file.id;
         let any = batches > 0 || segments > 0 || inside;
         any.then_some(super::Cut {

@@ -109,12 +109,15 @@ pub(super) struct Unproven {
     pub(super) index: usize,
     pub(super) at: u64,
     pub(super) len: u64,
-    last_lsn: u64,
+    /// The LSN that must have been synced for this to be durable: its last, or for a marker the next after it.
+    lsn: u64,
 }
 
 /// Where the log ends.
 #[derive(Debug, Default)]
 pub(super) struct End {
+    /// Index of the segment that the walk began in.
+    pub(super) start: usize,
     /// Index of the last segment that holds any of it.
     pub(super) index: usize,
     /// The byte after the last good frame, or the block where the next batch should be.
@@ -161,6 +164,7 @@ impl<'a> Walk<'a> {
             .used
             .expect("a walk starts in a segment that was used");
         let end = End {
+            start,
             index: start,
             at: BLOCK,
             last: prev,
@@ -199,7 +203,7 @@ impl<'a> Walk<'a> {
                 .end
                 .unproven
                 .front()
-                .is_some_and(|batch| batch.last_lsn <= header.synced_lsn)
+                .is_some_and(|batch| batch.lsn <= header.synced_lsn)
             {
                 self.end.unproven.pop_front();
             }
@@ -216,11 +220,12 @@ impl<'a> Walk<'a> {
             };
             let len = self.end.at.min(at + u64::from(header.length)) - at;
             if len > 0 {
+                let lsn = self.end.last + u64::from(header.frames == 0);
                 self.end.unproven.push_back(Unproven {
                     index,
                     at,
                     len,
-                    last_lsn: self.end.last,
+                    lsn,
                 });
             }
         }
