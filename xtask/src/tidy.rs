@@ -5,6 +5,7 @@
 //! may shrink, never grow, and a line that nothing needs any more is itself a finding.
 
 mod exceptions;
+mod links;
 mod rules;
 mod source;
 #[cfg(test)]
@@ -35,6 +36,11 @@ pub(crate) fn run(workspace: &Workspace) -> Result<Tally> {
         let text = fs::read_to_string(workspace.root.join(&path))
             .with_context(|| format!("cannot read {path} as text"))?;
         findings.extend(scan(&path, &text));
+        if path.ends_with(".md") {
+            findings.extend(links::dead(&path, &text, |to| {
+                workspace.root.join(to).exists()
+            }));
+        }
         files += 1;
     }
     let list = fs::read_to_string(workspace.root.join(EXCEPTIONS))

@@ -22,6 +22,7 @@ pub(crate) enum Rule {
     Unfinished,
     SleepInTest,
     TrailingSpace,
+    DeadLink,
     LooseException,
 }
 
@@ -35,6 +36,7 @@ impl Rule {
             Self::Unfinished => "unfinished",
             Self::SleepInTest => "sleep-in-test",
             Self::TrailingSpace => "trailing-space",
+            Self::DeadLink => "dead-link",
             Self::LooseException => "loose-exception",
         }
     }
@@ -52,6 +54,7 @@ impl Rule {
                 "a test that waits for real time is slow, and still fails by chance"
             }
             Self::TrailingSpace => "it shows up in other people's diffs",
+            Self::DeadLink => "a map that leads to no place is worse than none",
             Self::LooseException => "the list of exceptions may shrink, never grow",
         }
     }
@@ -67,6 +70,7 @@ impl Rule {
                 "use paused time (start_paused), a channel, or a step() of the simulation"
             }
             Self::TrailingSpace => "delete it",
+            Self::DeadLink => "name the file where it is now",
             Self::LooseException => {
                 "set the limit to what is needed, or delete the line when that is 0"
             }

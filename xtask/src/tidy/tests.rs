@@ -142,3 +142,22 @@ fn an_exception_without_a_reason_is_refused() {
         );
     }
 }
+
+#[test]
+fn a_link_to_a_file_that_is_not_there_is_found() {
+    let text = "[a](b.md) [c](../here.md#part) [d](https://example.org/x) [e](#part)\n\
+                ```\n[in code](nowhere.md)\n```\n[f](../gone.md)\n";
+    let lines: Vec<_> = links::dead("docs/page.md", text, |to| {
+        to == std::path::Path::new("here.md")
+    })
+    .iter()
+    .map(|finding| (finding.line, finding.what.clone()))
+    .collect();
+    assert_eq!(
+        lines,
+        [
+            (1, "`b.md` is not there".to_owned()),
+            (5, "`../gone.md` is not there".to_owned())
+        ]
+    );
+}
