@@ -18,10 +18,10 @@
 
 use bytes::Bytes;
 
+use crate::Error;
 use crate::codec::{Put, Reader, zigzag_len};
 use crate::ids::{KeyHash, Offset};
 use crate::tx::{Header, Record, RecordIn};
-use crate::Error;
 
 const HEAD: usize = 61;
 const CRC_FROM: usize = 21;
@@ -35,7 +35,6 @@ const SHAPE_IDS: u16 = 1;
 const SHAPE_DELIVER: u16 = 1 << 1;
 const SHAPE_EXPIRES: u16 = 1 << 2;
 const SHAPE_KNOWN: u16 = SHAPE_IDS | SHAPE_DELIVER | SHAPE_EXPIRES;
-const BLOCK_HEAD: usize = 6;
 
 /// Who produced a batch, for idempotent Kafka producers. [`Producer::NONE`] where nobody asked for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +49,11 @@ pub struct Producer {
 
 impl Producer {
     /// No producer.
-    pub const NONE: Producer = Producer { id: -1, epoch: -1, sequence: -1 };
+    pub const NONE: Producer = Producer {
+        id: -1,
+        epoch: -1,
+        sequence: -1,
+    };
 }
 
 impl Default for Producer {
@@ -105,7 +108,10 @@ impl Headers {
     /// The value of the last header of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Bytes> {
-        self.iter().filter(|header| header.name == name.as_bytes()).last().and_then(|header| header.value)
+        self.iter()
+            .filter(|header| header.name == name.as_bytes())
+            .last()
+            .and_then(|header| header.value)
     }
 }
 
@@ -153,12 +159,22 @@ pub(crate) fn encode_block(
 /// About how many bytes a record takes, for limits and for reserving.
 pub(crate) fn record_size(record: &RecordIn) -> usize {
     let part = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
-    let headers: usize = record.headers.iter().map(|h| h.name.len() + part(&h.value) + 8).sum();
+    let headers: usize = record
+        .headers
+        .iter()
+        .map(|h| h.name.len() + part(&h.value) + 8)
+        .sum();
     part(&record.key) + part(&record.value) + headers + 48
 }
 
 fn put_table(out: &mut Vec<u8>, records: &[&RecordIn]) {
-    let any = |bit: u16, has: fn(&RecordIn) -> bool| if records.iter().any(|r| has(r)) { bit } else { 0 };
+    let any = |bit: u16, has: fn(&RecordIn) -> bool| {
+        if records.iter().any(|r| has(r)) {
+            bit
+        } else {
+            0
+        }
+    };
     let shape = any(SHAPE_IDS, |r| r.id != [0; 16])
         | any(SHAPE_DELIVER, |r| r.deliver_at_ms != 0)
         | any(SHAPE_EXPIRES, |r| r.expires_at_ms != 0);
@@ -168,10 +184,14 @@ fn put_table(out: &mut Vec<u8>, records: &[&RecordIn]) {
         records.iter().for_each(|record| out.put(&record.id));
     }
     if shape & SHAPE_DELIVER != 0 {
-        records.iter().for_each(|record| out.put_u64(record.deliver_at_ms));
+        records
+            .iter()
+            .for_each(|record| out.put_u64(record.deliver_at_ms));
     }
     if shape & SHAPE_EXPIRES != 0 {
-        records.iter().for_each(|record| out.put_u64(record.expires_at_ms));
+        records
+            .iter()
+            .for_each(|record| out.put_u64(record.expires_at_ms));
     }
 }
 
@@ -183,7 +203,9 @@ fn put_record(out: &mut Vec<u8>, delta: i64, record: &RecordIn) {
     let headers: usize = record
         .headers
         .iter()
-        .map(|header| zigzag_len(header.name.len() as i64) + header.name.len() + field(&header.value))
+        .map(|header| {
+            zigzag_len(header.name.len() as i64) + header.name.len() + field(&header.value)
+        })
         .sum();
     // attributes and timestamp delta take one byte each
     let length = 2
@@ -238,17 +260,28 @@ impl<'a> Table<'a> {
             return Err(reader.malformed("a block holds no record"));
         }
         let mut column = |bit: u16, width: usize| -> Result<&'a [u8], Error> {
-            if shape & bit == 0 { Ok(&[]) } else { reader.take((count as usize).saturating_mul(width)) }
+            if shape & bit == 0 {
+                Ok(&[])
+            } else {
+                reader.take((count as usize).saturating_mul(width))
+            }
         };
         let ids = column(SHAPE_IDS, 16)?;
         let deliver = column(SHAPE_DELIVER, 8)?;
         let expires = column(SHAPE_EXPIRES, 8)?;
-        Ok(Table { count, ids, deliver, expires })
+        Ok(Table {
+            count,
+            ids,
+            deliver,
+            expires,
+        })
     }
 
     pub(crate) fn id(&self, index: u32) -> [u8; 16] {
         let at = index as usize * 16;
-        self.ids.get(at..at + 16).map_or([0; 16], |id| id.try_into().expect("a slice of 16"))
+        self.ids
+            .get(at..at + 16)
+            .map_or([0; 16], |id| id.try_into().expect("a slice of 16"))
     }
 
     pub(crate) fn deliver_at_ms(&self, index: u32) -> u64 {
@@ -278,7 +311,9 @@ impl<'a> Table<'a> {
 
 fn word(column: &[u8], index: u32) -> u64 {
     let at = index as usize * 8;
-    column.get(at..at + 8).map_or(0, |word| u64::from_le_bytes(word.try_into().expect("a slice of 8")))
+    column.get(at..at + 8).map_or(0, |word| {
+        u64::from_le_bytes(word.try_into().expect("a slice of 8"))
+    })
 }
 
 /// A block that was checked: its records are read without touching what is around them.
@@ -302,7 +337,12 @@ pub(crate) struct Meta {
 impl Block {
     /// A block just encoded into `bytes`, whose table begins at `table_at`; `positions` as [`encode_block`] gave them.
     pub(crate) fn encoded(bytes: Bytes, table_at: usize, at_ms: u64, positions: Vec<u32>) -> Self {
-        Block { bytes, table_at, at_ms, positions }
+        Block {
+            bytes,
+            table_at,
+            at_ms,
+            positions,
+        }
     }
 
     /// Checks a block as read: shape, length, magic, CRC32C, and that there are as many records as it says.
@@ -317,18 +357,21 @@ impl Block {
         let mut positions = Vec::with_capacity((count as usize).min(records.left()));
         for _ in 0..count {
             let at = bytes.len() - records.left();
-            positions.push(u32::try_from(at).map_err(|_| records.malformed("it is larger than 4 GiB"))?);
+            positions
+                .push(u32::try_from(at).map_err(|_| records.malformed("it is larger than 4 GiB"))?);
             let length = records.zigzag()?;
-            let length = usize::try_from(length).map_err(|_| records.malformed("a record has a negative length"))?;
+            let length = usize::try_from(length)
+                .map_err(|_| records.malformed("a record has a negative length"))?;
             records.take(length)?;
         }
         records.finish()?;
         assert!(batch_at + HEAD <= bytes.len(), "the batch was checked");
-        Ok(Block { bytes, table_at, at_ms, positions })
-    }
-
-    pub(crate) fn len(&self) -> u32 {
-        self.positions.len() as u32
+        Ok(Block {
+            bytes,
+            table_at,
+            at_ms,
+            positions,
+        })
     }
 
     /// Bytes held in memory.
@@ -337,7 +380,10 @@ impl Block {
     }
 
     fn table(&self) -> Table<'_> {
-        let mut reader = Reader::new(self.bytes.get(self.table_at..).unwrap_or_default(), "record batch");
+        let mut reader = Reader::new(
+            self.bytes.get(self.table_at..).unwrap_or_default(),
+            "record batch",
+        );
         Table::read(&mut reader).expect("the table was checked, or written by us")
     }
 
@@ -351,7 +397,10 @@ impl Block {
 
     pub(crate) fn meta(&self, index: u32) -> Result<Meta, Error> {
         let (raw, table) = self.parse(index)?;
-        let key = raw.key.filter(|(from, to)| to > from).map(|(from, to)| KeyHash::of(&self.bytes[from..to]));
+        let key = raw
+            .key
+            .filter(|(from, to)| to > from)
+            .map(|(from, to)| KeyHash::of(&self.bytes[from..to]));
         Ok(Meta {
             key,
             size: raw.size,
@@ -372,7 +421,10 @@ impl Block {
             expires_at_ms: table.expires_at_ms(index),
             key: raw.key.map(slice),
             value: raw.value.map(slice),
-            headers: Headers { raw: slice(raw.headers), count: raw.header_count },
+            headers: Headers {
+                raw: slice(raw.headers),
+                count: raw.header_count,
+            },
         })
     }
 }
@@ -390,19 +442,21 @@ impl Raw {
     fn read(bytes: &[u8], at: usize) -> Result<Self, Error> {
         let mut outer = Reader::new(bytes.get(at..).unwrap_or_default(), "record");
         let length = outer.zigzag()?;
-        let length = usize::try_from(length).map_err(|_| outer.malformed("its length is negative"))?;
+        let length =
+            usize::try_from(length).map_err(|_| outer.malformed("its length is negative"))?;
         let end = bytes.len() - outer.left() + length;
         let mut reader = Reader::new(outer.take(length)?, "record");
         let place = |reader: &Reader<'_>| end - reader.left();
         reader.u8()?;
         reader.zigzag()?;
         reader.zigzag()?;
-        let mut field = |reader: &mut Reader<'_>| -> Result<Option<(usize, usize)>, Error> {
+        let field = |reader: &mut Reader<'_>| -> Result<Option<(usize, usize)>, Error> {
             let length = reader.zigzag()?;
             if length < 0 {
                 return Ok(None);
             }
-            let length = usize::try_from(length).map_err(|_| reader.malformed("a length is too large"))?;
+            let length =
+                usize::try_from(length).map_err(|_| reader.malformed("a length is too large"))?;
             let from = place(reader);
             reader.take(length)?;
             Ok(Some((from, from + length)))
@@ -416,17 +470,36 @@ impl Raw {
             .ok_or_else(|| reader.malformed("it has more headers than bytes"))?;
         let from = place(&reader);
         for _ in 0..header_count {
-            field(&mut reader)?.ok_or_else(|| Error::Malformed { what: "record", why: "a header has no name" })?;
+            field(&mut reader)?.ok_or_else(|| Error::Malformed {
+                what: "record",
+                why: "a header has no name",
+            })?;
             field(&mut reader)?;
         }
         reader.finish()?;
-        Ok(Raw { size: length as u32, key, value, headers: (from, end), header_count })
+        Ok(Raw {
+            size: length as u32,
+            key,
+            value,
+            headers: (from, end),
+            header_count,
+        })
     }
+}
+
+/// When a batch was appended, without checking it: what a frame holds was checked with the frame. 0 if it is too short.
+pub(crate) fn peek_at_ms(batch: &[u8]) -> u64 {
+    batch.get(35..43).map_or(0, |at| {
+        u64::from_be_bytes(at.try_into().expect("a slice of 8"))
+    })
 }
 
 /// Checks the fixed part and the checksum of a batch; gives its timestamp.
 fn check_batch(batch: &[u8], count: u32) -> Result<u64, Error> {
-    let bad = |why| Error::Malformed { what: "record batch", why };
+    let bad = |why| Error::Malformed {
+        what: "record batch",
+        why,
+    };
     if batch.len() < HEAD {
         return Err(bad("it ends early"));
     }
@@ -442,12 +515,16 @@ fn check_batch(batch: &[u8], count: u32) -> Result<u64, Error> {
     }
     let attributes = u16::from_be_bytes(batch[21..23].try_into().expect("a slice of 2"));
     if attributes & UNKNOWN_ATTRIBUTES != 0 {
-        return Err(bad("it is compressed or a control batch, which this release does not read"));
+        return Err(bad(
+            "it is compressed or a control batch, which this release does not read",
+        ));
     }
     if int(57) != count || int(23) != count - 1 {
         return Err(bad("its record count is not that of the table"));
     }
-    Ok(u64::from_be_bytes(batch[35..43].try_into().expect("a slice of 8")))
+    Ok(u64::from_be_bytes(
+        batch[35..43].try_into().expect("a slice of 8"),
+    ))
 }
 
 #[cfg(test)]

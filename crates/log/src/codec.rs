@@ -20,7 +20,10 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn malformed(&self, why: &'static str) -> Error {
-        Error::Malformed { what: self.what, why }
+        Error::Malformed {
+            what: self.what,
+            why,
+        }
     }
 
     pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Error> {
@@ -37,7 +40,10 @@ impl<'a> Reader<'a> {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Error> {
-        Ok(self.take(N)?.try_into().expect("take gives what it is asked for"))
+        Ok(self
+            .take(N)?
+            .try_into()
+            .expect("take gives what it is asked for"))
     }
 
     pub(crate) fn u8(&mut self) -> Result<u8, Error> {
@@ -111,12 +117,23 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(bytes).map_err(|_| self.malformed("a name is not UTF-8"))
     }
 
-    pub(crate) fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<Option<T>, Error> {
-        if self.bool()? { read(self).map(Some) } else { Ok(None) }
+    pub(crate) fn option<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<Option<T>, Error> {
+        if self.bool()? {
+            read(self).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     pub(crate) fn finish(&self) -> Result<(), Error> {
-        if self.left.is_empty() { Ok(()) } else { Err(self.malformed("bytes follow its end")) }
+        if self.left.is_empty() {
+            Ok(())
+        } else {
+            Err(self.malformed("bytes follow its end"))
+        }
     }
 }
 
@@ -189,7 +206,10 @@ pub(crate) fn put_ranges(out: &mut Vec<u8>, ranges: &[(u64, u64)]) {
     out.put_varint(ranges.len() as u64);
     let mut at = 0;
     for &(from, to) in ranges {
-        assert!(from >= at && to > from, "ranges rise, are not empty and do not overlap");
+        assert!(
+            from >= at && to > from,
+            "ranges rise, are not empty and do not overlap"
+        );
         out.put_varint(from - at);
         out.put_varint(to - from);
         at = to;
@@ -235,7 +255,16 @@ mod tests {
 
     #[test]
     fn numbers_survive_the_round_trip() {
-        for value in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX - 1, u64::MAX] {
+        for value in [
+            0,
+            1,
+            127,
+            128,
+            300,
+            u64::from(u32::MAX),
+            u64::MAX - 1,
+            u64::MAX,
+        ] {
             let mut out = Vec::new();
             out.put_varint(value);
             let mut reader = Reader::new(&out, "test");
@@ -263,7 +292,10 @@ mod tests {
     #[test]
     fn ranges_survive_the_round_trip_and_overflow_is_refused() {
         let ranges = to_ranges([3, 4, 5, 9, 11, 12, u64::MAX - 1]);
-        assert_eq!(ranges, [(3, 6), (9, 10), (11, 13), (u64::MAX - 1, u64::MAX)]);
+        assert_eq!(
+            ranges,
+            [(3, 6), (9, 10), (11, 13), (u64::MAX - 1, u64::MAX)]
+        );
         let mut out = Vec::new();
         put_ranges(&mut out, &ranges);
         assert_eq!(read_ranges(&mut Reader::new(&out, "test")).unwrap(), ranges);

@@ -65,7 +65,10 @@ pub struct DedupeWindow {
 
 impl Default for DedupeWindow {
     fn default() -> Self {
-        DedupeWindow { window: Duration::from_secs(120), ids_max: 1 << 20 }
+        DedupeWindow {
+            window: Duration::from_secs(120),
+            ids_max: 1 << 20,
+        }
     }
 }
 
@@ -107,7 +110,11 @@ pub struct SubscriptionConfig {
 
 impl Default for SubscriptionConfig {
     fn default() -> Self {
-        SubscriptionConfig { start: Start::Latest, ordered: true, look_ahead_max: 10_000 }
+        SubscriptionConfig {
+            start: Start::Latest,
+            ordered: true,
+            look_ahead_max: 10_000,
+        }
     }
 }
 
@@ -160,8 +167,16 @@ impl StreamConfig {
         };
         let age = reader.option(Reader::u64)?.map(Duration::from_millis);
         let bytes = reader.option(Reader::u64)?;
-        let dedupe = DedupeWindow { window: Duration::from_millis(reader.u64()?), ids_max: reader.u32()? };
-        Ok(StreamConfig { kind, level, retention: Retention { age, bytes }, dedupe })
+        let dedupe = DedupeWindow {
+            window: Duration::from_millis(reader.u64()?),
+            ids_max: reader.u32()?,
+        };
+        Ok(StreamConfig {
+            kind,
+            level,
+            retention: Retention { age, bytes },
+            dedupe,
+        })
     }
 
     /// As it will read back: whole milliseconds.
@@ -197,14 +212,24 @@ impl SubscriptionConfig {
             2 => Start::At(at),
             _ => return Err(reader.malformed("a start is not known")),
         };
-        Ok(SubscriptionConfig { start, ordered: reader.bool()?, look_ahead_max: reader.u32()? })
+        Ok(SubscriptionConfig {
+            start,
+            ordered: reader.bool()?,
+            look_ahead_max: reader.u32()?,
+        })
     }
 }
 
 /// Names are for people and paths: 1 to 255 bytes, no control characters.
 pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     let fits = (1..=255).contains(&name.len());
-    if fits && !name.chars().any(char::is_control) { Ok(()) } else { Err(Error::Name { name: name.chars().take(64).collect() }) }
+    if fits && !name.chars().any(char::is_control) {
+        Ok(())
+    } else {
+        Err(Error::Name {
+            name: name.chars().take(64).collect(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -217,8 +242,14 @@ mod tests {
         let stream = StreamConfig {
             kind: Kind::Events,
             level: Level::Interval(Duration::from_millis(250)),
-            retention: Retention { age: Some(Duration::from_secs(3600)), bytes: None },
-            dedupe: DedupeWindow { window: Duration::ZERO, ids_max: 7 },
+            retention: Retention {
+                age: Some(Duration::from_secs(3600)),
+                bytes: None,
+            },
+            dedupe: DedupeWindow {
+                window: Duration::ZERO,
+                ids_max: 7,
+            },
         };
         let mut out = Vec::new();
         stream.encode(&mut out);
@@ -226,7 +257,11 @@ mod tests {
         assert_eq!(StreamConfig::decode(&mut reader).unwrap(), stream);
         reader.finish().unwrap();
 
-        let sub = SubscriptionConfig { start: Start::At(9), ordered: false, look_ahead_max: 3 };
+        let sub = SubscriptionConfig {
+            start: Start::At(9),
+            ordered: false,
+            look_ahead_max: 3,
+        };
         let mut out = Vec::new();
         sub.encode(&mut out);
         let mut reader = Reader::new(&out, "test");

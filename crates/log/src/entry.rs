@@ -2,11 +2,11 @@
 //!
 //! An entry is a kind, flags and a body. Live traffic and recovery hand the same [`Entry`] values to the same `apply`.
 
+use crate::Error;
 use crate::batch::Table;
 use crate::codec::{Put, Reader, put_ranges, read_ranges};
 use crate::definitions::{StreamConfig, SubscriptionConfig};
 use crate::ids::{FailureId, MemberId, Offset, StreamId, SubId};
-use crate::Error;
 
 /// Flag of an entry that a reader may skip when it does not know the kind.
 pub(crate) const SKIPPABLE: u8 = 1;
@@ -106,36 +106,134 @@ pub(crate) struct Returned {
 /// A change of definitions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ddl<'a> {
-    Stream { stream: StreamId, name: &'a str, config: StreamConfig },
-    DropStream { stream: StreamId },
-    Subscription { sub: SubId, stream: StreamId, name: &'a str, config: SubscriptionConfig, from: Offset },
-    DropSubscription { sub: SubId },
-    Seek { sub: SubId, to: Offset },
-    Pause { sub: SubId, paused: bool },
+    Stream {
+        stream: StreamId,
+        name: &'a str,
+        config: StreamConfig,
+    },
+    DropStream {
+        stream: StreamId,
+    },
+    Subscription {
+        sub: SubId,
+        stream: StreamId,
+        name: &'a str,
+        config: SubscriptionConfig,
+        from: Offset,
+    },
+    DropSubscription {
+        sub: SubId,
+    },
+    Seek {
+        sub: SubId,
+        to: Offset,
+    },
+    Pause {
+        sub: SubId,
+        paused: bool,
+    },
 }
 
 /// One entry. Borrowed: nothing is copied to decode it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Entry<'a> {
     /// Records. The block begins [`DATA_HEAD`] bytes into the body.
-    Data { stream: StreamId, base: Offset, block: &'a [u8] },
+    Data {
+        stream: StreamId,
+        base: Offset,
+        block: &'a [u8],
+    },
     /// The records of another DATA entry of this frame, in a further stream.
-    Ref { stream: StreamId, base: Offset, target: u16 },
-    Settle { sub: SubId, reason: Reason, ranges: Vec<(Offset, Offset)> },
-    Lease { sub: SubId, member: MemberId, ranges: Vec<(Offset, Offset)> },
-    Return { sub: SubId, at_ms: u64, returned: Vec<Returned> },
-    Reserve { stream: StreamId, upto: Offset },
-    Offset { stream: StreamId, group: &'a str, epoch: u64, watermark: Offset, done: Vec<(Offset, Offset)>, meta: &'a [u8] },
-    Failure { sub: SubId, id: FailureId, at_ms: u64, source: Option<Offset>, group: &'a str, meta: &'a [u8], block: &'a [u8] },
-    FailureState { sub: SubId, id: FailureId, at_ms: u64, state: FailureState, reason: &'a str, group: &'a str, meta: &'a [u8] },
-    Park { sub: SubId, seq: u64, at_ms: u64, source: Option<Offset>, key: &'a [u8], meta: &'a [u8], block: &'a [u8] },
-    ParkDone { sub: SubId, key: &'a [u8], seq: u64 },
-    ParkState { sub: SubId, key: &'a [u8], state: &'a [u8] },
-    Unpark { sub: SubId, key: &'a [u8] },
-    Crash { sub: SubId, state: &'a [u8] },
+    Ref {
+        stream: StreamId,
+        base: Offset,
+        target: u16,
+    },
+    Settle {
+        sub: SubId,
+        reason: Reason,
+        ranges: Vec<(Offset, Offset)>,
+    },
+    Lease {
+        sub: SubId,
+        member: MemberId,
+        ranges: Vec<(Offset, Offset)>,
+    },
+    Return {
+        sub: SubId,
+        at_ms: u64,
+        returned: Vec<Returned>,
+    },
+    Reserve {
+        stream: StreamId,
+        upto: Offset,
+    },
+    Offset {
+        stream: StreamId,
+        group: &'a str,
+        epoch: u64,
+        watermark: Offset,
+        done: Vec<(Offset, Offset)>,
+        meta: &'a [u8],
+    },
+    Failure {
+        sub: SubId,
+        id: FailureId,
+        at_ms: u64,
+        source: Option<Offset>,
+        group: &'a str,
+        meta: &'a [u8],
+        block: &'a [u8],
+    },
+    FailureState {
+        sub: SubId,
+        id: FailureId,
+        at_ms: u64,
+        state: FailureState,
+        reason: &'a str,
+        group: &'a str,
+        meta: &'a [u8],
+    },
+    Park {
+        sub: SubId,
+        seq: u64,
+        at_ms: u64,
+        source: Option<Offset>,
+        key: &'a [u8],
+        meta: &'a [u8],
+        block: &'a [u8],
+    },
+    ParkDone {
+        sub: SubId,
+        key: &'a [u8],
+        seq: u64,
+    },
+    ParkState {
+        sub: SubId,
+        key: &'a [u8],
+        state: &'a [u8],
+    },
+    Unpark {
+        sub: SubId,
+        key: &'a [u8],
+    },
+    Crash {
+        sub: SubId,
+        state: &'a [u8],
+    },
     Ddl(Ddl<'a>),
-    Trim { stream: StreamId, before: Offset },
-    Audit { sub: SubId, at_ms: u64, offset: Offset, reason: &'a str },
+    Trim {
+        stream: StreamId,
+        before: Offset,
+    },
+    Audit {
+        sub: SubId,
+        at_ms: u64,
+        offset: Offset,
+        reason: &'a str,
+    },
+    /// An entry from the future that says it may be skipped; holds a place, is never written.
+    Skipped,
 }
 
 impl<'a> Entry<'a> {
@@ -151,41 +249,75 @@ impl<'a> Entry<'a> {
             Entry::Failure { .. } => kind::FAILURE,
             Entry::FailureState { .. } => kind::FAILURE_STATE,
             Entry::Park { .. } => kind::PARK,
-            Entry::ParkDone { .. } | Entry::ParkState { .. } | Entry::Unpark { .. } => kind::PARK_STATE,
+            Entry::ParkDone { .. } | Entry::ParkState { .. } | Entry::Unpark { .. } => {
+                kind::PARK_STATE
+            }
             Entry::Crash { .. } => kind::CRASH,
             Entry::Ddl(_) => kind::DDL,
             Entry::Trim { .. } => kind::TRIM,
             Entry::Audit { .. } => kind::AUDIT,
+            Entry::Skipped => unreachable!("what was skipped is not written again"),
         }
     }
 
     /// Appends the body to `out`. A block goes last, so that a caller may leave it out and add its own bytes.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Entry::Data { stream, base, block } => {
+            Entry::Data {
+                stream,
+                base,
+                block,
+            } => {
                 put_data_head(out, *stream, *base);
                 out.put(block);
             }
-            Entry::Ref { stream, base, target } => {
+            Entry::Ref {
+                stream,
+                base,
+                target,
+            } => {
                 put_data_head(out, *stream, *base);
                 out.put_u16(*target);
             }
-            Entry::Settle { sub, reason, ranges } => {
+            Entry::Settle {
+                sub,
+                reason,
+                ranges,
+            } => {
                 out.put_u32(sub.0);
                 out.put_u8(*reason as u8);
                 put_ranges(out, ranges);
             }
-            Entry::Lease { sub, member, ranges } => {
+            Entry::Lease {
+                sub,
+                member,
+                ranges,
+            } => {
                 out.put_u32(sub.0);
                 out.put_u64(member.0);
                 put_ranges(out, ranges);
             }
-            Entry::Return { sub, at_ms, returned } => encode_return(out, *sub, *at_ms, returned),
-            Entry::Reserve { stream, upto } | Entry::Trim { stream, before: upto } => {
+            Entry::Return {
+                sub,
+                at_ms,
+                returned,
+            } => encode_return(out, *sub, *at_ms, returned),
+            Entry::Reserve { stream, upto }
+            | Entry::Trim {
+                stream,
+                before: upto,
+            } => {
                 out.put_u32(stream.0);
                 out.put_u64(*upto);
             }
-            Entry::Offset { stream, group, epoch, watermark, done, meta } => {
+            Entry::Offset {
+                stream,
+                group,
+                epoch,
+                watermark,
+                done,
+                meta,
+            } => {
                 out.put_u32(stream.0);
                 out.put_u64(*epoch);
                 out.put_u64(*watermark);
@@ -198,7 +330,12 @@ impl<'a> Entry<'a> {
                 out.put_bytes(state);
             }
             Entry::Ddl(ddl) => encode_ddl(out, ddl),
-            Entry::Audit { sub, at_ms, offset, reason } => {
+            Entry::Audit {
+                sub,
+                at_ms,
+                offset,
+                reason,
+            } => {
                 out.put_u32(sub.0);
                 out.put_u64(*at_ms);
                 out.put_u64(*offset);
@@ -210,7 +347,15 @@ impl<'a> Entry<'a> {
 
     fn encode_failure_or_park(&self, out: &mut Vec<u8>) {
         match self {
-            Entry::Failure { sub, id, at_ms, source, group, meta, block } => {
+            Entry::Failure {
+                sub,
+                id,
+                at_ms,
+                source,
+                group,
+                meta,
+                block,
+            } => {
                 out.put_u32(sub.0);
                 out.put_u64(id.0);
                 out.put_u64(*at_ms);
@@ -219,7 +364,15 @@ impl<'a> Entry<'a> {
                 out.put_bytes(meta);
                 out.put(block);
             }
-            Entry::FailureState { sub, id, at_ms, state, reason, group, meta } => {
+            Entry::FailureState {
+                sub,
+                id,
+                at_ms,
+                state,
+                reason,
+                group,
+                meta,
+            } => {
                 out.put_u32(sub.0);
                 out.put_u64(id.0);
                 out.put_u64(*at_ms);
@@ -228,7 +381,15 @@ impl<'a> Entry<'a> {
                 out.put_bytes(group.as_bytes());
                 out.put_bytes(meta);
             }
-            Entry::Park { sub, seq, at_ms, source, key, meta, block } => {
+            Entry::Park {
+                sub,
+                seq,
+                at_ms,
+                source,
+                key,
+                meta,
+                block,
+            } => {
                 out.put_u32(sub.0);
                 out.put_u64(*seq);
                 out.put_u64(*at_ms);
@@ -260,21 +421,39 @@ impl<'a> Entry<'a> {
                 let block = r.rest();
                 let table = Table::read(&mut Reader::new(block, "record batch"))?;
                 check_end(r, base, table.count)?;
-                Entry::Data { stream, base, block }
+                Entry::Data {
+                    stream,
+                    base,
+                    block,
+                }
             }
             kind::REF => {
                 let (stream, base) = read_data_head(r)?;
-                Entry::Ref { stream, base, target: r.u16()? }
+                Entry::Ref {
+                    stream,
+                    base,
+                    target: r.u16()?,
+                }
             }
-            kind::SETTLE => {
-                Entry::Settle { sub: SubId(r.u32()?), reason: Reason::read(r)?, ranges: read_ranges(r)? }
-            }
-            kind::LEASE => {
-                Entry::Lease { sub: SubId(r.u32()?), member: MemberId(r.u64()?), ranges: read_ranges(r)? }
-            }
+            kind::SETTLE => Entry::Settle {
+                sub: SubId(r.u32()?),
+                reason: Reason::read(r)?,
+                ranges: read_ranges(r)?,
+            },
+            kind::LEASE => Entry::Lease {
+                sub: SubId(r.u32()?),
+                member: MemberId(r.u64()?),
+                ranges: read_ranges(r)?,
+            },
             kind::RETURN => decode_return(r)?,
-            kind::RESERVE => Entry::Reserve { stream: StreamId(r.u32()?), upto: r.u64()? },
-            kind::TRIM => Entry::Trim { stream: StreamId(r.u32()?), before: r.u64()? },
+            kind::RESERVE => Entry::Reserve {
+                stream: StreamId(r.u32()?),
+                upto: r.u64()?,
+            },
+            kind::TRIM => Entry::Trim {
+                stream: StreamId(r.u32()?),
+                before: r.u64()?,
+            },
             kind::OFFSET => Entry::Offset {
                 stream: StreamId(r.u32()?),
                 epoch: r.u64()?,
@@ -286,13 +465,21 @@ impl<'a> Entry<'a> {
             kind::FAILURE | kind::FAILURE_STATE | kind::PARK | kind::PARK_STATE => {
                 decode_failure_or_park(kind, r)?
             }
-            kind::CRASH => Entry::Crash { sub: SubId(r.u32()?), state: r.bytes()? },
+            kind::CRASH => Entry::Crash {
+                sub: SubId(r.u32()?),
+                state: r.bytes()?,
+            },
             kind::DDL => Entry::Ddl(decode_ddl(r)?),
-            kind::AUDIT => {
-                Entry::Audit { sub: SubId(r.u32()?), at_ms: r.u64()?, offset: r.u64()?, reason: r.text()? }
-            }
+            kind::AUDIT => Entry::Audit {
+                sub: SubId(r.u32()?),
+                at_ms: r.u64()?,
+                offset: r.u64()?,
+                reason: r.text()?,
+            },
             _ if flags & SKIPPABLE != 0 => return Ok(None),
-            _ => return Err(r.malformed("its kind is not known: it was written by a newer release")),
+            _ => {
+                return Err(r.malformed("its kind is not known: it was written by a newer release"));
+            }
         };
         reader.finish()?;
         Ok(Some(entry))
@@ -345,10 +532,19 @@ fn decode_return<'a>(r: &mut Reader<'a>) -> Result<Entry<'a>, Error> {
     for _ in 0..count {
         let offset = r.varint()?;
         let attempts = r.varint()?;
-        let attempts = u32::try_from(attempts).map_err(|_| r.malformed("an attempt count is too large"))?;
-        returned.push(Returned { offset, attempts, delay_ms: r.varint()? });
+        let attempts =
+            u32::try_from(attempts).map_err(|_| r.malformed("an attempt count is too large"))?;
+        returned.push(Returned {
+            offset,
+            attempts,
+            delay_ms: r.varint()?,
+        });
     }
-    Ok(Entry::Return { sub, at_ms, returned })
+    Ok(Entry::Return {
+        sub,
+        at_ms,
+        returned,
+    })
 }
 
 fn decode_failure_or_park<'a>(kind: u8, r: &mut Reader<'a>) -> Result<Entry<'a>, Error> {
@@ -359,7 +555,15 @@ fn decode_failure_or_park<'a>(kind: u8, r: &mut Reader<'a>) -> Result<Entry<'a>,
             let at_ms = r.u64()?;
             let source = r.option(Reader::u64)?;
             let (group, meta) = (r.text()?, r.bytes()?);
-            Entry::Failure { sub, id, at_ms, source, group, meta, block: read_single_block(r)? }
+            Entry::Failure {
+                sub,
+                id,
+                at_ms,
+                source,
+                group,
+                meta,
+                block: read_single_block(r)?,
+            }
         }
         kind::FAILURE_STATE => Entry::FailureState {
             sub,
@@ -375,14 +579,30 @@ fn decode_failure_or_park<'a>(kind: u8, r: &mut Reader<'a>) -> Result<Entry<'a>,
             let at_ms = r.u64()?;
             let source = r.option(Reader::u64)?;
             let (key, meta) = (r.bytes()?, r.bytes()?);
-            Entry::Park { sub, seq, at_ms, source, key, meta, block: read_single_block(r)? }
+            Entry::Park {
+                sub,
+                seq,
+                at_ms,
+                source,
+                key,
+                meta,
+                block: read_single_block(r)?,
+            }
         }
         _ => {
             let op = r.u8()?;
             let key = r.bytes()?;
             match op {
-                0 => Entry::ParkDone { sub, key, seq: r.u64()? },
-                1 => Entry::ParkState { sub, key, state: r.bytes()? },
+                0 => Entry::ParkDone {
+                    sub,
+                    key,
+                    seq: r.u64()?,
+                },
+                1 => Entry::ParkState {
+                    sub,
+                    key,
+                    state: r.bytes()?,
+                },
                 2 => Entry::Unpark { sub, key },
                 _ => return Err(r.malformed("an operation on a parked key is not known")),
             }
@@ -400,7 +620,11 @@ fn read_single_block<'a>(r: &mut Reader<'a>) -> Result<&'a [u8], Error> {
 
 fn encode_ddl(out: &mut Vec<u8>, ddl: &Ddl<'_>) {
     match ddl {
-        Ddl::Stream { stream, name, config } => {
+        Ddl::Stream {
+            stream,
+            name,
+            config,
+        } => {
             out.put_u8(1);
             out.put_u32(stream.0);
             out.put_bytes(name.as_bytes());
@@ -410,7 +634,13 @@ fn encode_ddl(out: &mut Vec<u8>, ddl: &Ddl<'_>) {
             out.put_u8(2);
             out.put_u32(stream.0);
         }
-        Ddl::Subscription { sub, stream, name, config, from } => {
+        Ddl::Subscription {
+            sub,
+            stream,
+            name,
+            config,
+            from,
+        } => {
             out.put_u8(3);
             out.put_u32(sub.0);
             out.put_u32(stream.0);
@@ -437,8 +667,14 @@ fn encode_ddl(out: &mut Vec<u8>, ddl: &Ddl<'_>) {
 
 fn decode_ddl<'a>(r: &mut Reader<'a>) -> Result<Ddl<'a>, Error> {
     Ok(match r.u8()? {
-        1 => Ddl::Stream { stream: StreamId(r.u32()?), name: r.text()?, config: StreamConfig::decode(r)? },
-        2 => Ddl::DropStream { stream: StreamId(r.u32()?) },
+        1 => Ddl::Stream {
+            stream: StreamId(r.u32()?),
+            name: r.text()?,
+            config: StreamConfig::decode(r)?,
+        },
+        2 => Ddl::DropStream {
+            stream: StreamId(r.u32()?),
+        },
         3 => Ddl::Subscription {
             sub: SubId(r.u32()?),
             stream: StreamId(r.u32()?),
@@ -446,9 +682,17 @@ fn decode_ddl<'a>(r: &mut Reader<'a>) -> Result<Ddl<'a>, Error> {
             config: SubscriptionConfig::decode(r)?,
             from: r.u64()?,
         },
-        4 => Ddl::DropSubscription { sub: SubId(r.u32()?) },
-        5 => Ddl::Seek { sub: SubId(r.u32()?), to: r.u64()? },
-        6 => Ddl::Pause { sub: SubId(r.u32()?), paused: r.bool()? },
+        4 => Ddl::DropSubscription {
+            sub: SubId(r.u32()?),
+        },
+        5 => Ddl::Seek {
+            sub: SubId(r.u32()?),
+            to: r.u64()?,
+        },
+        6 => Ddl::Pause {
+            sub: SubId(r.u32()?),
+            paused: r.bool()?,
+        },
         _ => return Err(r.malformed("a definition is of no known kind")),
     })
 }

@@ -190,6 +190,114 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// Bytes that should hold something of ours do not. They were not served.
+    #[error("a {what} cannot be read: {why}")]
+    Malformed {
+        /// What should be there.
+        what: &'static str,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// The call's input contradicts itself. Nothing was changed: mend the call.
+    #[error("the {what} is wrong: {why}")]
+    Invalid {
+        /// Which input.
+        what: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Something is larger than allowed. Nothing was changed: send less at once, or raise the limit.
+    #[error("{what} of {size} is larger than the limit of {max}: send less, or raise {limit}")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// How large it is, in the unit of the limit.
+        size: u64,
+        /// The limit.
+        max: u64,
+        /// The limit's name in [`Limits`](crate::Limits).
+        limit: &'static str,
+    },
+    /// A name is not allowed: 1 to 255 bytes, no control characters.
+    #[error("{name:?} is not a name: use 1 to 255 bytes without control characters")]
+    Name {
+        /// The beginning of the name.
+        name: String,
+    },
+    /// There is no such stream (any more).
+    #[error("there is no stream {stream}: create it first")]
+    UnknownStream {
+        /// Its number or name.
+        stream: String,
+    },
+    /// There is no such subscription (any more).
+    #[error("there is no subscription {sub}: create it first")]
+    UnknownSubscription {
+        /// Its number or name.
+        sub: String,
+    },
+    /// The stream is not what the writer expected. Nothing was appended: read what is new, decide again.
+    #[error(
+        "stream {stream} is not as expected ({expected:?}): its next offset is {actual}; read it again and decide anew"
+    )]
+    Conflict {
+        /// The stream's name.
+        stream: String,
+        /// What was expected.
+        expected: crate::Expected,
+        /// The next offset of the stream.
+        actual: u64,
+    },
+    /// The lease is over: the message was settled, handed to somebody else, or returned. Nothing of the commit was done: drop the work.
+    #[error(
+        "the lease of message {offset} of subscription {sub} is over: drop the work, it is done again"
+    )]
+    LeaseLost {
+        /// The subscription.
+        sub: crate::SubId,
+        /// The message.
+        offset: u64,
+    },
+    /// A newer reader owns the position. Nothing was stored: stop this reader.
+    #[error("reader {group} was replaced (its epoch is {actual}, this one has {epoch}): stop it")]
+    Fenced {
+        /// The reader's name.
+        group: String,
+        /// The caller's epoch.
+        epoch: u64,
+        /// The stored epoch.
+        actual: u64,
+    },
+    /// There is no such failure record, or it is not in the state for this.
+    #[error("failure record {id} of subscription {sub} is {found}: list them again")]
+    UnknownFailure {
+        /// The subscription.
+        sub: crate::SubId,
+        /// The record.
+        id: crate::FailureId,
+        /// What is there.
+        found: &'static str,
+    },
+    /// The key is not parked, or the message is not its first.
+    #[error(
+        "the key is not parked in subscription {sub}, or message {seq} is not its first: list it again"
+    )]
+    UnknownParked {
+        /// The subscription.
+        sub: crate::SubId,
+        /// The parked message; 0 when only the key was asked for.
+        seq: u64,
+    },
+    /// The parked key still has messages.
+    #[error(
+        "the key still has {messages} parked messages in subscription {sub}: handle them first"
+    )]
+    NotEmpty {
+        /// The subscription.
+        sub: crate::SubId,
+        /// How many.
+        messages: u64,
+    },
     /// A system call failed.
     #[error("{action} {file} failed: {source}")]
     Io {

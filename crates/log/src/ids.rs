@@ -87,7 +87,10 @@ impl Now {
     /// Both clocks, from milliseconds.
     #[must_use]
     pub fn from_millis(wall_ms: u64, mono_ms: u64) -> Self {
-        Now { wall_ms, mono: Duration::from_millis(mono_ms) }
+        Now {
+            wall_ms,
+            mono: Duration::from_millis(mono_ms),
+        }
     }
 
     pub(crate) fn mono_ms(&self) -> u64 {
@@ -136,8 +139,18 @@ mod tests {
 
     #[test]
     fn keys_that_differ_in_length_or_order_of_bytes_hash_apart() {
-        let keys: [&[u8]; 8] = [b"", b"\0", b"\0\0", b"a", b"ab", b"ba", b"order-0000001", b"order-0000002"];
-        let hashes: std::collections::BTreeSet<_> = keys.iter().map(|key| KeyHash::of(key)).collect();
+        let keys: [&[u8]; 8] = [
+            b"",
+            b"\0",
+            b"\0\0",
+            b"a",
+            b"ab",
+            b"ba",
+            b"order-0000001",
+            b"order-0000002",
+        ];
+        let hashes: std::collections::BTreeSet<_> =
+            keys.iter().map(|key| KeyHash::of(key)).collect();
         assert_eq!(hashes.len(), keys.len());
         assert_eq!(KeyHash::of(b"order-1"), KeyHash::of(b"order-1"));
     }

@@ -99,7 +99,10 @@ pub struct Header {
 impl Header {
     /// A header with a value.
     pub fn new(name: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
-        Header { name: name.into(), value: Some(value.into()) }
+        Header {
+            name: name.into(),
+            value: Some(value.into()),
+        }
     }
 }
 

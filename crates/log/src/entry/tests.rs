@@ -11,37 +11,143 @@ use crate::tx::RecordIn;
 
 fn block() -> Vec<u8> {
     let mut out = Vec::new();
-    encode_block(&mut out, 0, 5, Producer::NONE, &[&RecordIn { id: [7; 16], ..RecordIn::default() }]);
+    encode_block(
+        &mut out,
+        0,
+        5,
+        Producer::NONE,
+        &[&RecordIn {
+            id: [7; 16],
+            ..RecordIn::default()
+        }],
+    );
     out
 }
 
 fn all(block: &[u8]) -> Vec<Entry<'_>> {
     let (stream, sub, id) = (StreamId(3), SubId(4), FailureId(9));
-    let config = StreamConfig { kind: Kind::Queue, level: Level::Interval(Duration::from_millis(5)), ..StreamConfig::default() };
-    let sub_config = SubscriptionConfig { start: Start::At(4), ..SubscriptionConfig::default() };
+    let config = StreamConfig {
+        kind: Kind::Queue,
+        level: Level::Interval(Duration::from_millis(5)),
+        ..StreamConfig::default()
+    };
+    let sub_config = SubscriptionConfig {
+        start: Start::At(4),
+        ..SubscriptionConfig::default()
+    };
     vec![
-        Entry::Data { stream, base: 1 << 40, block },
-        Entry::Ref { stream, base: 8, target: 2 },
-        Entry::Settle { sub, reason: Reason::Parked, ranges: vec![(1, 4), (9, 10)] },
-        Entry::Lease { sub, member: MemberId(1), ranges: vec![(0, 1)] },
-        Entry::Return { sub, at_ms: 7, returned: vec![Returned { offset: 5, attempts: 2, delay_ms: 300 }] },
-        Entry::Reserve { stream, upto: 65_536 },
-        Entry::Offset { stream, group: "projection", epoch: 3, watermark: 44, done: vec![(46, 50)], meta: b"opaque" },
-        Entry::Failure { sub, id, at_ms: 1, source: Some(8), group: "card declined", meta: b"{}", block },
-        Entry::FailureState { sub, id, at_ms: 1, state: FailureState::Redriving, reason: "fixed", group: "", meta: b"" },
-        Entry::Park { sub, seq: 1, at_ms: 1, source: None, key: b"order-1", meta: b"", block },
-        Entry::ParkDone { sub, key: b"order-1", seq: 1 },
-        Entry::ParkState { sub, key: b"order-1", state: b"redriving" },
-        Entry::Unpark { sub, key: b"order-1" },
-        Entry::Crash { sub, state: b"crash" },
-        Entry::Ddl(Ddl::Stream { stream, name: "shop.order", config }),
+        Entry::Data {
+            stream,
+            base: 1 << 40,
+            block,
+        },
+        Entry::Ref {
+            stream,
+            base: 8,
+            target: 2,
+        },
+        Entry::Settle {
+            sub,
+            reason: Reason::Parked,
+            ranges: vec![(1, 4), (9, 10)],
+        },
+        Entry::Lease {
+            sub,
+            member: MemberId(1),
+            ranges: vec![(0, 1)],
+        },
+        Entry::Return {
+            sub,
+            at_ms: 7,
+            returned: vec![Returned {
+                offset: 5,
+                attempts: 2,
+                delay_ms: 300,
+            }],
+        },
+        Entry::Reserve {
+            stream,
+            upto: 65_536,
+        },
+        Entry::Offset {
+            stream,
+            group: "projection",
+            epoch: 3,
+            watermark: 44,
+            done: vec![(46, 50)],
+            meta: b"opaque",
+        },
+        Entry::Failure {
+            sub,
+            id,
+            at_ms: 1,
+            source: Some(8),
+            group: "card declined",
+            meta: b"{}",
+            block,
+        },
+        Entry::FailureState {
+            sub,
+            id,
+            at_ms: 1,
+            state: FailureState::Redriving,
+            reason: "fixed",
+            group: "",
+            meta: b"",
+        },
+        Entry::Park {
+            sub,
+            seq: 1,
+            at_ms: 1,
+            source: None,
+            key: b"order-1",
+            meta: b"",
+            block,
+        },
+        Entry::ParkDone {
+            sub,
+            key: b"order-1",
+            seq: 1,
+        },
+        Entry::ParkState {
+            sub,
+            key: b"order-1",
+            state: b"redriving",
+        },
+        Entry::Unpark {
+            sub,
+            key: b"order-1",
+        },
+        Entry::Crash {
+            sub,
+            state: b"crash",
+        },
+        Entry::Ddl(Ddl::Stream {
+            stream,
+            name: "shop.order",
+            config,
+        }),
         Entry::Ddl(Ddl::DropStream { stream }),
-        Entry::Ddl(Ddl::Subscription { sub, stream, name: "inventory", config: sub_config, from: 12 }),
+        Entry::Ddl(Ddl::Subscription {
+            sub,
+            stream,
+            name: "inventory",
+            config: sub_config,
+            from: 12,
+        }),
         Entry::Ddl(Ddl::DropSubscription { sub }),
         Entry::Ddl(Ddl::Seek { sub, to: 0 }),
         Entry::Ddl(Ddl::Pause { sub, paused: true }),
-        Entry::Trim { stream, before: 100 },
-        Entry::Audit { sub, at_ms: 2, offset: 7, reason: "asked to" },
+        Entry::Trim {
+            stream,
+            before: 100,
+        },
+        Entry::Audit {
+            sub,
+            at_ms: 2,
+            offset: 7,
+            reason: "asked to",
+        },
     ]
 }
 
@@ -62,9 +168,16 @@ fn an_entry_cut_anywhere_is_refused() {
         let mut out = Vec::new();
         entry.encode(&mut out);
         // The block is checked when it is read; up to its table an entry must be whole.
-        let whole = if let Entry::Data { .. } | Entry::Failure { .. } | Entry::Park { .. } = entry { out.len() - block.len() } else { out.len() };
+        let whole = if let Entry::Data { .. } | Entry::Failure { .. } | Entry::Park { .. } = entry {
+            out.len() - block.len()
+        } else {
+            out.len()
+        };
         for cut in 0..whole {
-            assert!(Entry::decode(entry.kind(), 0, &out[..cut]).is_err(), "{entry:?} cut at {cut}");
+            assert!(
+                Entry::decode(entry.kind(), 0, &out[..cut]).is_err(),
+                "{entry:?} cut at {cut}"
+            );
         }
     }
 }
@@ -79,7 +192,12 @@ fn an_unknown_kind_is_refused_unless_it_says_that_it_may_be_skipped() {
 #[test]
 fn the_bytes_of_a_settle_are_as_drawn() {
     let mut out = Vec::new();
-    Entry::Settle { sub: SubId(4), reason: Reason::Dead, ranges: vec![(300, 302), (303, 304)] }.encode(&mut out);
+    Entry::Settle {
+        sub: SubId(4),
+        reason: Reason::Dead,
+        ranges: vec![(300, 302), (303, 304)],
+    }
+    .encode(&mut out);
     assert_eq!(out, [4, 0, 0, 0, 2, 2, 0xAC, 2, 2, 1, 1]);
 }
 

@@ -2,10 +2,10 @@
 //!
 //! An id is remembered for at least the window and at most twice as long, or less when there are more ids than allowed.
 
+use crate::Error;
 use crate::codec::{Put, Reader};
 use crate::definitions::DedupeWindow;
 use crate::ids::{IntMap, Offset, millis};
-use crate::Error;
 
 #[derive(Debug, Default)]
 pub(crate) struct Dedupe {
@@ -19,7 +19,10 @@ impl Dedupe {
     /// Where the record of this id went.
     pub(crate) fn find(&self, id: [u8; 16]) -> Option<Offset> {
         let id = u128::from_le_bytes(id);
-        self.current.get(&id).or_else(|| self.previous.get(&id)).copied()
+        self.current
+            .get(&id)
+            .or_else(|| self.previous.get(&id))
+            .copied()
     }
 
     /// Forgets what is too old.
@@ -36,7 +39,13 @@ impl Dedupe {
         }
     }
 
-    pub(crate) fn insert(&mut self, window: DedupeWindow, id: [u8; 16], offset: Offset, at_ms: u64) {
+    pub(crate) fn insert(
+        &mut self,
+        window: DedupeWindow,
+        id: [u8; 16],
+        offset: Offset,
+        at_ms: u64,
+    ) {
         if window.window.is_zero() || window.ids_max == 0 {
             return;
         }
@@ -72,7 +81,11 @@ impl Dedupe {
         };
         let previous = generation()?;
         let current = generation()?;
-        Ok(Dedupe { current, previous, since_ms })
+        Ok(Dedupe {
+            current,
+            previous,
+            since_ms,
+        })
     }
 }
 
@@ -83,7 +96,10 @@ mod tests {
 
     use super::*;
 
-    const WINDOW: DedupeWindow = DedupeWindow { window: Duration::from_secs(120), ids_max: 100 };
+    const WINDOW: DedupeWindow = DedupeWindow {
+        window: Duration::from_secs(120),
+        ids_max: 100,
+    };
 
     #[test]
     fn an_id_is_known_for_the_window_and_forgotten_after_twice_the_window() {
@@ -117,6 +133,9 @@ mod tests {
         let mut out = Vec::new();
         dedupe.encode(&mut out);
         let read = Dedupe::decode(&mut Reader::new(&out, "test")).unwrap();
-        assert_eq!((read.find([1; 16]), read.find([2; 16]), read.since_ms), (Some(5), Some(6), dedupe.since_ms));
+        assert_eq!(
+            (read.find([1; 16]), read.find([2; 16]), read.since_ms),
+            (Some(5), Some(6), dedupe.since_ms)
+        );
     }
 }

@@ -13,9 +13,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::Error;
 use crate::batch::Meta;
 use crate::ids::{IntMap, KeyHash, LeaseToken, MemberId, Now, Offset};
-use crate::Error;
 
 /// Lease deadlines are counted in buckets of this many milliseconds: a lease ends up to one bucket late, never early.
 const DEADLINE_BUCKET_MS: u64 = 50;
@@ -93,11 +93,18 @@ pub(crate) struct Dispatch {
     /// Looked at, not settled, not in flight, not delayed.
     waiting: usize,
     deadlines: BTreeMap<u64, u32>,
+    armed_ms: Option<u64>,
     tokens: u64,
 }
 
 impl Dispatch {
-    pub(crate) fn new(ordered: bool, look_ahead_max: u32, generation: u32, cursor: Offset, tokens: u64) -> Self {
+    pub(crate) fn new(
+        ordered: bool,
+        look_ahead_max: u32,
+        generation: u32,
+        cursor: Offset,
+        tokens: u64,
+    ) -> Self {
         Dispatch {
             ordered,
             look_ahead_max: look_ahead_max.max(1) as usize,
@@ -111,6 +118,7 @@ impl Dispatch {
             due: BTreeSet::new(),
             waiting: 0,
             deadlines: BTreeMap::new(),
+            armed_ms: None,
             tokens,
         }
     }
@@ -119,8 +127,28 @@ impl Dispatch {
         self.look_ahead_max = look_ahead_max.max(1) as usize;
     }
 
+    /// Tokens are minted by the log: no two subscriptions give the same one.
+    pub(crate) fn set_tokens(&mut self, tokens: u64) {
+        self.tokens = tokens;
+    }
+
     pub(crate) fn tokens(&self) -> u64 {
         self.tokens
+    }
+
+    /// When to set a timer for the first lease that ends, if none is set for as early; monotonic ms.
+    pub(crate) fn arm(&mut self) -> Option<u64> {
+        let due = self.next_deadline_ms()?;
+        if self.armed_ms.is_some_and(|armed| armed <= due) {
+            return None;
+        }
+        self.armed_ms = Some(due);
+        Some(due)
+    }
+
+    /// The timer fired.
+    pub(crate) fn disarm(&mut self) {
+        self.armed_ms = None;
     }
 
     pub(crate) fn in_flight_len(&self) -> usize {
@@ -145,7 +173,10 @@ impl Dispatch {
 
     /// When the first lease ends, monotonic ms.
     pub(crate) fn next_deadline_ms(&self) -> Option<u64> {
-        self.deadlines.keys().next().map(|bucket| bucket * DEADLINE_BUCKET_MS)
+        self.deadlines
+            .keys()
+            .next()
+            .map(|bucket| bucket * DEADLINE_BUCKET_MS)
     }
 
     /// Hands out what `member` may have: first what was looked at before, in order of offsets, then what is new.
@@ -156,11 +187,24 @@ impl Dispatch {
         now: Now,
         feed: &mut dyn Feed,
     ) -> Result<Outcome, Error> {
-        let mut call = Call { member, room, now, bytes: 0, looked: 0, out: Outcome::default() };
+        let mut call = Call {
+            member,
+            room,
+            now,
+            bytes: 0,
+            looked: 0,
+            out: Outcome::default(),
+        };
         let result = self
             .look_at_due(&mut call, feed)
             .and_then(|()| self.take_ready(&mut call, feed))
-            .and_then(|open| if open { self.scan(&mut call, feed) } else { Ok(()) });
+            .and_then(|open| {
+                if open {
+                    self.scan(&mut call, feed)
+                } else {
+                    Ok(())
+                }
+            });
         let out = call.out;
         let nothing = out.picks.is_empty()
             && out.expired.is_empty()
@@ -181,7 +225,8 @@ impl Dispatch {
                 return Ok(());
             }
             call.looked += 1;
-            let known = self.in_flight.contains_key(&offset) || feed.next_unsettled(offset) != offset;
+            let known =
+                self.in_flight.contains_key(&offset) || feed.next_unsettled(offset) != offset;
             let meta = if known { None } else { feed.meta(offset)? };
             self.due.pop_first();
             let Some(meta) = meta else { continue };
@@ -196,14 +241,22 @@ impl Dispatch {
     /// `Ok(false)`: no room is left.
     fn take_ready(&mut self, call: &mut Call, feed: &mut dyn Feed) -> Result<bool, Error> {
         loop {
-            let loose = self.loose.first_key_value().map(|(offset, key)| (*offset, *key));
-            let owned = self.owned.get(&call.member).and_then(|heads| heads.first_key_value());
+            let loose = self
+                .loose
+                .first_key_value()
+                .map(|(offset, key)| (*offset, *key));
+            let owned = self
+                .owned
+                .get(&call.member)
+                .and_then(|heads| heads.first_key_value());
             let owned = owned.map(|(offset, key)| (*offset, Some(*key)));
             let first = match (loose, owned) {
                 (Some(a), Some(b)) => Some(if a.0 < b.0 { a } else { b }),
                 (a, b) => a.or(b),
             };
-            let Some((offset, key)) = first else { return Ok(true) };
+            let Some((offset, key)) = first else {
+                return Ok(true);
+            };
             if call.is_full() {
                 return Ok(false);
             }
@@ -268,15 +321,29 @@ impl Dispatch {
         if self.ordered { meta.key } else { None }
     }
 
-    fn must_wait(&self, offset: Offset, key: Option<KeyHash>, call: &Call, feed: &dyn Feed) -> bool {
-        let busy = key.and_then(|key| self.lanes.get(&key)).is_some_and(|lane| {
-            !lane.queue.is_empty() || (lane.in_flight > 0 && lane.member != call.member)
-        });
+    fn must_wait(
+        &self,
+        offset: Offset,
+        key: Option<KeyHash>,
+        call: &Call,
+        feed: &dyn Feed,
+    ) -> bool {
+        let busy = key
+            .and_then(|key| self.lanes.get(&key))
+            .is_some_and(|lane| {
+                !lane.queue.is_empty() || (lane.in_flight > 0 && lane.member != call.member)
+            });
         busy || feed.not_before_ms(offset) > call.now.mono_ms()
     }
 
     /// Puts a message that may not go now where it waits.
-    fn hold_back(&mut self, offset: Offset, key: Option<KeyHash>, call: &mut Call, feed: &dyn Feed) {
+    fn hold_back(
+        &mut self,
+        offset: Offset,
+        key: Option<KeyHash>,
+        call: &mut Call,
+        feed: &dyn Feed,
+    ) {
         let until_ms = feed.not_before_ms(offset);
         if until_ms > call.now.mono_ms() {
             call.out.blocked.push((until_ms, offset));
@@ -292,12 +359,23 @@ impl Dispatch {
         let until_ms = call.room.until_ms;
         if let Some(key) = key {
             self.change_lane(key, |lane| {
-                assert!(lane.in_flight == 0 || lane.member == call.member, "a key is with one member at a time");
+                assert!(
+                    lane.in_flight == 0 || lane.member == call.member,
+                    "a key is with one member at a time"
+                );
                 lane.member = call.member;
                 lane.in_flight += 1;
             });
         }
-        let before = self.in_flight.insert(offset, InFlight { token, member: call.member, until_ms, key });
+        let before = self.in_flight.insert(
+            offset,
+            InFlight {
+                token,
+                member: call.member,
+                until_ms,
+                key,
+            },
+        );
         assert!(before.is_none(), "a message is in flight once");
         *self.deadlines.entry(bucket(until_ms)).or_default() += 1;
         call.bytes = call.bytes.saturating_add(meta.size as usize);
@@ -355,7 +433,10 @@ impl Dispatch {
                 if lane.in_flight == 0 {
                     self.loose.insert(*head, Some(key));
                 } else {
-                    self.owned.entry(lane.member).or_default().insert(*head, key);
+                    self.owned
+                        .entry(lane.member)
+                        .or_default()
+                        .insert(*head, key);
                 }
             }
             _ => {}
@@ -365,7 +446,10 @@ impl Dispatch {
     fn end_lease(&mut self, offset: Offset) -> Option<InFlight> {
         let lease = self.in_flight.remove(&offset)?;
         let bucket = bucket(lease.until_ms);
-        let count = self.deadlines.get_mut(&bucket).expect("every lease is counted in its bucket");
+        let count = self
+            .deadlines
+            .get_mut(&bucket)
+            .expect("every lease is counted in its bucket");
         *count -= 1;
         if *count == 0 {
             self.deadlines.remove(&bucket);
@@ -375,7 +459,9 @@ impl Dispatch {
 
     /// The message is settled. One that is not in flight is found to be settled when its turn comes.
     pub(crate) fn settle(&mut self, offset: Offset) {
-        let Some(lease) = self.end_lease(offset) else { return };
+        let Some(lease) = self.end_lease(offset) else {
+            return;
+        };
         if let Some(key) = lease.key {
             self.change_lane(key, |lane| lane.in_flight -= 1);
         }
@@ -387,14 +473,21 @@ impl Dispatch {
             (from..to).for_each(|offset| self.settle(offset));
         } else {
             let range = from..to;
-            let held: Vec<Offset> = self.in_flight.keys().filter(|o| range.contains(o)).copied().collect();
+            let held: Vec<Offset> = self
+                .in_flight
+                .keys()
+                .filter(|o| range.contains(o))
+                .copied()
+                .collect();
             held.into_iter().for_each(|offset| self.settle(offset));
         }
     }
 
     /// The lease ends without a settle. With `until_ms` the caller sets a timer that calls [`unblock`](Self::unblock).
     pub(crate) fn give_back(&mut self, offset: Offset, until_ms: Option<u64>) {
-        let Some(lease) = self.end_lease(offset) else { return };
+        let Some(lease) = self.end_lease(offset) else {
+            return;
+        };
         // First it waits, then its key is released: nothing of the key can pass it.
         self.wait(offset, lease.key, until_ms);
         if let Some(key) = lease.key {
@@ -416,7 +509,9 @@ impl Dispatch {
 
     /// A back-off may be over.
     pub(crate) fn unblock(&mut self, offset: Offset, now_ms: u64) {
-        let Some(&(until_ms, key)) = self.blocked.get(&offset) else { return };
+        let Some(&(until_ms, key)) = self.blocked.get(&offset) else {
+            return;
+        };
         if until_ms > now_ms {
             return;
         }
@@ -444,7 +539,10 @@ impl Dispatch {
 
     /// The offsets that a member has in flight, in order.
     pub(crate) fn held_by(&self, member: MemberId) -> Vec<Offset> {
-        let held = self.in_flight.iter().filter(|(_, lease)| lease.member == member);
+        let held = self
+            .in_flight
+            .iter()
+            .filter(|(_, lease)| lease.member == member);
         let mut offsets: Vec<Offset> = held.map(|(offset, _)| *offset).collect();
         offsets.sort_unstable();
         offsets
@@ -462,11 +560,18 @@ impl Dispatch {
 
     /// Moves the end of a lease. `false`: there is no such lease.
     pub(crate) fn extend(&mut self, offset: Offset, token: LeaseToken, until_ms: u64) -> bool {
-        let Some(lease) = self.in_flight.get_mut(&offset).filter(|lease| lease.token == token) else {
+        let Some(lease) = self
+            .in_flight
+            .get_mut(&offset)
+            .filter(|lease| lease.token == token)
+        else {
             return false;
         };
         let before = bucket(std::mem::replace(&mut lease.until_ms, until_ms));
-        let count = self.deadlines.get_mut(&before).expect("every lease is counted in its bucket");
+        let count = self
+            .deadlines
+            .get_mut(&before)
+            .expect("every lease is counted in its bucket");
         *count -= 1;
         if *count == 0 {
             self.deadlines.remove(&before);
@@ -497,7 +602,8 @@ impl Call {
 
     /// The first message always fits.
     fn fits(&self, meta: &Meta) -> bool {
-        self.out.picks.is_empty() || self.bytes.saturating_add(meta.size as usize) <= self.room.bytes
+        self.out.picks.is_empty()
+            || self.bytes.saturating_add(meta.size as usize) <= self.room.bytes
     }
 
     /// Puts aside what has expired or is not due. `true`: it was.

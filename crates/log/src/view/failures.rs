@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use crate::Error;
 use crate::codec::{Put, Reader};
 use crate::entry::FailureState;
 use crate::ids::{FailureId, IntMap, Offset};
 use crate::wal::{Location, SegmentId};
-use crate::Error;
 
 /// Reasons kept per subscription; older ones are forgotten.
 pub(crate) const AUDIT_MAX: usize = 1_000;
@@ -72,7 +72,10 @@ pub(crate) struct Pieces {
 
 impl Pieces {
     pub(crate) fn segments(&self) -> impl Iterator<Item = SegmentId> {
-        [Some(self.payload), self.meta].into_iter().flatten().map(|location| location.segment)
+        [Some(self.payload), self.meta]
+            .into_iter()
+            .flatten()
+            .map(|location| location.segment)
     }
 }
 
@@ -134,7 +137,9 @@ impl Failures {
     }
 
     pub(crate) fn of_message(&self, message_id: [u8; 16]) -> Option<FailureId> {
-        self.by_message.get(&u128::from_le_bytes(message_id)).map(|id| FailureId(*id))
+        self.by_message
+            .get(&u128::from_le_bytes(message_id))
+            .map(|id| FailureId(*id))
     }
 
     pub(crate) fn info(&self, id: FailureId) -> Option<FailureInfo> {
@@ -142,7 +147,12 @@ impl Failures {
     }
 
     /// Records after `after`, in the order of their numbers: that of failing.
-    pub(crate) fn list(&self, group: Option<&str>, after: FailureId, max: usize) -> Vec<FailureInfo> {
+    pub(crate) fn list(
+        &self,
+        group: Option<&str>,
+        after: FailureId,
+        max: usize,
+    ) -> Vec<FailureInfo> {
         let from = after.0.saturating_add(1);
         let wanted = |head: &Head| group.is_none_or(|group| *head.group == *group);
         let heads = self.heads.range(from..).filter(|(_, head)| wanted(head));
@@ -160,7 +170,11 @@ impl Failures {
                 first_ms: head.at_ms,
                 last_ms: head.at_ms,
             });
-            *(if head.state == FailureState::Open { &mut group.open } else { &mut group.redriving }) += 1;
+            *(if head.state == FailureState::Open {
+                &mut group.open
+            } else {
+                &mut group.redriving
+            }) += 1;
             group.first_ms = group.first_ms.min(head.at_ms);
             group.last_ms = group.last_ms.max(head.at_ms);
         }
@@ -181,7 +195,8 @@ impl Failures {
         self.last = self.last.max(new.id.0);
         let group = self.intern(new.group);
         if new.message_id != [0; 16] {
-            self.by_message.insert(u128::from_le_bytes(new.message_id), new.id.0);
+            self.by_message
+                .insert(u128::from_le_bytes(new.message_id), new.id.0);
         }
         let head = Head {
             state: FailureState::Open,
@@ -190,14 +205,19 @@ impl Failures {
             group,
             source: new.source,
             message_id: new.message_id,
-            pieces: Pieces { payload: new.payload, meta: None },
+            pieces: Pieces {
+                payload: new.payload,
+                meta: None,
+            },
         };
         self.heads.insert(new.id.0, head);
     }
 
     /// Gives the locations that are no longer needed.
     pub(crate) fn apply_state(&mut self, change: &StateChange<'_>) -> Vec<Location> {
-        let Some(head) = self.heads.get_mut(&change.id.0) else { return Vec::new() };
+        let Some(head) = self.heads.get_mut(&change.id.0) else {
+            return Vec::new();
+        };
         head.state = change.state;
         head.changed_ms = change.at_ms;
         let source = head.source;
@@ -239,7 +259,10 @@ impl Failures {
     }
 
     fn intern(&mut self, group: &str) -> Arc<str> {
-        let group = self.groups.get_key_value(group).map_or_else(|| Arc::from(group), |(known, _)| Arc::clone(known));
+        let group = self
+            .groups
+            .get_key_value(group)
+            .map_or_else(|| Arc::from(group), |(known, _)| Arc::clone(known));
         *self.groups.entry(Arc::clone(&group)).or_default() += 1;
         group
     }
@@ -278,7 +301,10 @@ impl Failures {
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Error> {
-        let mut failures = Failures { last: reader.u64()?, ..Failures::default() };
+        let mut failures = Failures {
+            last: reader.u64()?,
+            ..Failures::default()
+        };
         for _ in 0..reader.count(60)? {
             let id = reader.u64()?;
             let state = FailureState::read(reader)?;
@@ -289,10 +315,23 @@ impl Failures {
             let payload = read_location(reader)?;
             let meta = reader.option(read_location)?;
             if message_id != [0; 16] {
-                failures.by_message.insert(u128::from_le_bytes(message_id), id);
+                failures
+                    .by_message
+                    .insert(u128::from_le_bytes(message_id), id);
             }
             let pieces = Pieces { payload, meta };
-            failures.heads.insert(id, Head { state, at_ms, changed_ms, group, source, message_id, pieces });
+            failures.heads.insert(
+                id,
+                Head {
+                    state,
+                    at_ms,
+                    changed_ms,
+                    group,
+                    source,
+                    message_id,
+                    pieces,
+                },
+            );
         }
         for _ in 0..reader.count(12)? {
             failures.audit.push_back(Audit {
@@ -326,7 +365,11 @@ pub(crate) fn put_location(out: &mut Vec<u8>, location: Location) {
 }
 
 pub(crate) fn read_location(reader: &mut Reader<'_>) -> Result<Location, Error> {
-    Ok(Location { segment: SegmentId(reader.u64()?), at: reader.u32()?, len: reader.u32()? })
+    Ok(Location {
+        segment: SegmentId(reader.u64()?),
+        at: reader.u32()?,
+        len: reader.u32()?,
+    })
 }
 
 #[cfg(test)]
@@ -335,16 +378,33 @@ mod tests {
     use super::*;
 
     fn at(segment: u64) -> Location {
-        Location { segment: SegmentId(segment), at: 64, len: 10 }
+        Location {
+            segment: SegmentId(segment),
+            at: 64,
+            len: 10,
+        }
     }
 
     fn new(id: u64, group: &str) -> NewFailure<'_> {
         let message_id = u128::from(id).to_le_bytes();
-        NewFailure { id: FailureId(id), at_ms: id * 10, source: Some(id), group, message_id, payload: at(id) }
+        NewFailure {
+            id: FailureId(id),
+            at_ms: id * 10,
+            source: Some(id),
+            group,
+            message_id,
+            payload: at(id),
+        }
     }
 
     fn change(id: u64, state: FailureState) -> StateChange<'static> {
-        StateChange { id: FailureId(id), at_ms: 99, state, reason: "fixed the card", reopened: None }
+        StateChange {
+            id: FailureId(id),
+            at_ms: 99,
+            state,
+            reason: "fixed the card",
+            reopened: None,
+        }
     }
 
     #[test]
@@ -354,9 +414,20 @@ mod tests {
             failures.apply_new(&new(id, if id == 3 { "poison" } else { "declined" }));
         }
         let groups = failures.groups();
-        assert_eq!((groups[0].group.as_str(), groups[0].open, groups[0].first_ms, groups[0].last_ms), ("declined", 4, 10, 50));
+        assert_eq!(
+            (
+                groups[0].group.as_str(),
+                groups[0].open,
+                groups[0].first_ms,
+                groups[0].last_ms
+            ),
+            ("declined", 4, 10, 50)
+        );
         let page = failures.list(Some("declined"), FailureId(1), 2);
-        assert_eq!(page.iter().map(|info| info.id.0).collect::<Vec<_>>(), [2, 4]);
+        assert_eq!(
+            page.iter().map(|info| info.id.0).collect::<Vec<_>>(),
+            [2, 4]
+        );
         assert_eq!(failures.of_message(3u128.to_le_bytes()), Some(FailureId(3)));
     }
 
@@ -364,15 +435,28 @@ mod tests {
     fn a_decision_keeps_its_reason_and_frees_the_payload() {
         let mut failures = Failures::default();
         failures.apply_new(&new(1, "declined"));
-        assert!(failures.apply_state(&change(1, FailureState::Redriving)).is_empty());
-        let reopened = StateChange { reopened: Some(("declined again", at(8))), ..change(1, FailureState::Open) };
+        assert!(
+            failures
+                .apply_state(&change(1, FailureState::Redriving))
+                .is_empty()
+        );
+        let reopened = StateChange {
+            reopened: Some(("declined again", at(8))),
+            ..change(1, FailureState::Open)
+        };
         assert!(failures.apply_state(&reopened).is_empty());
         assert_eq!(failures.info(FailureId(1)).unwrap().group, "declined again");
         assert_eq!(failures.groups.len(), 1);
-        assert_eq!(failures.apply_state(&change(1, FailureState::Resolved)), [at(1), at(8)]);
+        assert_eq!(
+            failures.apply_state(&change(1, FailureState::Resolved)),
+            [at(1), at(8)]
+        );
         assert_eq!(failures.len(), 0);
         assert_eq!(failures.of_message(1u128.to_le_bytes()), None);
-        let states: Vec<_> = failures.audit().map(|audit| (audit.state, audit.reason.as_str())).collect();
+        let states: Vec<_> = failures
+            .audit()
+            .map(|audit| (audit.state, audit.reason.as_str()))
+            .collect();
         assert_eq!(states[2], (FailureState::Resolved, "fixed the card"));
         assert_eq!(failures.next_id(), 2, "numbers are never used twice");
     }

@@ -1,8 +1,8 @@
 //! Positions of log-shaped readers: a watermark, what is done above it, and an epoch that fences off a reader that was replaced.
 
+use crate::Error;
 use crate::codec::{Put, Reader, put_ranges, read_ranges};
 use crate::ids::Offset;
-use crate::Error;
 
 /// Where a reader group stands.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,7 +40,10 @@ pub(crate) fn check_done(watermark: Offset, done: &[(Offset, Offset)]) -> Result
     let mut at = watermark;
     for &(from, to) in done {
         if from < at || to <= from {
-            return Err(Error::Invalid { what: "done-set", why: "its ranges must rise, not overlap, and lie above the watermark" });
+            return Err(Error::Invalid {
+                what: "done-set",
+                why: "its ranges must rise, not overlap, and lie above the watermark",
+            });
         }
         at = to;
     }
@@ -62,9 +65,17 @@ mod tests {
 
     #[test]
     fn it_survives_the_round_trip() {
-        let state = ReaderState { epoch: 3, watermark: 9, done: vec![(11, 14)], meta: b"m".to_vec() };
+        let state = ReaderState {
+            epoch: 3,
+            watermark: 9,
+            done: vec![(11, 14)],
+            meta: b"m".to_vec(),
+        };
         let mut out = Vec::new();
         state.encode(&mut out);
-        assert_eq!(ReaderState::decode(&mut Reader::new(&out, "test")).unwrap(), state);
+        assert_eq!(
+            ReaderState::decode(&mut Reader::new(&out, "test")).unwrap(),
+            state
+        );
     }
 }

@@ -5,11 +5,11 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
+use crate::Error;
 use crate::codec::{Put, Reader};
 use crate::ids::Offset;
 use crate::view::failures::{put_location, read_location};
 use crate::wal::{Location, SegmentId};
-use crate::Error;
 
 /// A parked key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,24 +68,39 @@ impl Parked {
     }
 
     pub(crate) fn info(&self, key: &[u8]) -> Option<ParkedInfo> {
-        self.keys.get_key_value(key).map(|(key, parked)| info(key, parked))
+        self.keys
+            .get_key_value(key)
+            .map(|(key, parked)| info(key, parked))
     }
 
     /// Keys after `after`, in the order of bytes.
     pub(crate) fn list(&self, after: Option<&[u8]>, max: usize) -> Vec<ParkedInfo> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let keys = self.keys.range::<[u8], _>((from, Bound::Unbounded));
-        keys.take(max).map(|(key, parked)| info(key, parked)).collect()
+        keys.take(max)
+            .map(|(key, parked)| info(key, parked))
+            .collect()
     }
 
     /// The messages of a key from `from_seq` on, in order.
     pub(crate) fn items(&self, key: &[u8], from_seq: u64, max: usize) -> Vec<Item> {
-        let items = self.keys.get(key).into_iter().flat_map(|parked| &parked.items);
-        items.filter(|item| item.seq >= from_seq).take(max).copied().collect()
+        let items = self
+            .keys
+            .get(key)
+            .into_iter()
+            .flat_map(|parked| &parked.items);
+        items
+            .filter(|item| item.seq >= from_seq)
+            .take(max)
+            .copied()
+            .collect()
     }
 
     pub(crate) fn segments(&self) -> impl Iterator<Item = SegmentId> + '_ {
-        self.keys.values().flat_map(|parked| &parked.items).map(|item| item.payload.segment)
+        self.keys
+            .values()
+            .flat_map(|parked| &parked.items)
+            .map(|item| item.payload.segment)
     }
 
     pub(crate) fn apply_park(&mut self, key: &[u8], item: Item) {
@@ -95,7 +110,10 @@ impl Parked {
             self.ids.insert(item.message_id, item.seq);
         }
         let parked = self.key(key, item.at_ms);
-        assert!(parked.items.back().is_none_or(|last| last.seq < item.seq), "parked messages keep their order");
+        assert!(
+            parked.items.back().is_none_or(|last| last.seq < item.seq),
+            "parked messages keep their order"
+        );
         parked.items.push_back(item);
     }
 
@@ -120,14 +138,21 @@ impl Parked {
     }
 
     pub(crate) fn apply_unpark(&mut self, key: &[u8]) {
-        if self.keys.get(key).is_some_and(|parked| parked.items.is_empty()) {
+        if self
+            .keys
+            .get(key)
+            .is_some_and(|parked| parked.items.is_empty())
+        {
             self.keys.remove(key);
         }
     }
 
     fn key(&mut self, key: &[u8], at_ms: u64) -> &mut Key {
         if !self.keys.contains_key(key) {
-            let parked = Key { since_ms: at_ms, ..Key::default() };
+            let parked = Key {
+                since_ms: at_ms,
+                ..Key::default()
+            };
             self.keys.insert(Bytes::copy_from_slice(key), parked);
         }
         self.keys.get_mut(key).expect("it was just put there")
@@ -152,7 +177,10 @@ impl Parked {
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Error> {
-        let mut parked = Parked { last: reader.u64()?, ..Parked::default() };
+        let mut parked = Parked {
+            last: reader.u64()?,
+            ..Parked::default()
+        };
         for _ in 0..reader.count(11)? {
             let key = reader.bytes()?;
             let since_ms = reader.u64()?;
@@ -167,7 +195,16 @@ impl Parked {
                     return Err(reader.malformed("parked messages are out of order"));
                 }
                 before = seq;
-                parked.apply_park(key, Item { seq, at_ms, source, message_id, payload });
+                parked.apply_park(
+                    key,
+                    Item {
+                        seq,
+                        at_ms,
+                        source,
+                        message_id,
+                        payload,
+                    },
+                );
             }
         }
         Ok(parked)
@@ -190,8 +227,18 @@ mod tests {
     use super::*;
 
     fn item(seq: u64) -> Item {
-        let payload = Location { segment: SegmentId(seq), at: 0, len: 1 };
-        Item { seq, at_ms: 5, source: Some(seq), message_id: u128::from(seq).to_le_bytes(), payload }
+        let payload = Location {
+            segment: SegmentId(seq),
+            at: 0,
+            len: 1,
+        };
+        Item {
+            seq,
+            at_ms: 5,
+            source: Some(seq),
+            message_id: u128::from(seq).to_le_bytes(),
+            payload,
+        }
     }
 
     #[test]
@@ -200,17 +247,37 @@ mod tests {
         for seq in 1..=4 {
             parked.apply_park(if seq == 2 { b"b" } else { b"a" }, item(seq));
         }
-        assert_eq!(parked.items(b"a", 0, 9).iter().map(|item| item.seq).collect::<Vec<_>>(), [1, 3, 4]);
+        assert_eq!(
+            parked
+                .items(b"a", 0, 9)
+                .iter()
+                .map(|item| item.seq)
+                .collect::<Vec<_>>(),
+            [1, 3, 4]
+        );
         assert_eq!(parked.apply_done(b"a", 3), None, "not the first");
         assert_eq!(parked.apply_done(b"a", 1).unwrap().segment, SegmentId(1));
-        assert!(!parked.contains_message(1u128.to_le_bytes()) && parked.contains_message(3u128.to_le_bytes()));
+        assert!(
+            !parked.contains_message(1u128.to_le_bytes())
+                && parked.contains_message(3u128.to_le_bytes())
+        );
         parked.apply_unpark(b"a");
-        assert_eq!(parked.info(b"a").unwrap().messages, 2, "not empty: it stays");
+        assert_eq!(
+            parked.info(b"a").unwrap().messages,
+            2,
+            "not empty: it stays"
+        );
         parked.apply_done(b"a", 3);
         parked.apply_done(b"a", 4);
-        assert!(parked.info(b"a").is_some(), "an empty key stays parked until it is unparked");
+        assert!(
+            parked.info(b"a").is_some(),
+            "an empty key stays parked until it is unparked"
+        );
         parked.apply_unpark(b"a");
-        assert_eq!((parked.info(b"a"), parked.keys_len(), parked.messages_len()), (None, 1, 1));
+        assert_eq!(
+            (parked.info(b"a"), parked.keys_len(), parked.messages_len()),
+            (None, 1, 1)
+        );
     }
 
     #[test]

@@ -4,9 +4,9 @@
 
 use roaring::RoaringTreemap;
 
+use crate::Error;
 use crate::codec::{Put, Reader};
 use crate::ids::Offset;
-use crate::Error;
 
 /// How far the floor walks bit by bit before it measures the run instead.
 const WALK_MAX: u64 = 64;
@@ -20,7 +20,10 @@ pub(crate) struct Settled {
 impl Settled {
     /// Everything below `floor` is settled.
     pub(crate) fn below(floor: Offset) -> Self {
-        Settled { floor, above: RoaringTreemap::new() }
+        Settled {
+            floor,
+            above: RoaringTreemap::new(),
+        }
     }
 
     pub(crate) fn floor(&self) -> Offset {
@@ -34,14 +37,22 @@ impl Settled {
     /// The first offset from `from` on that is not settled.
     pub(crate) fn next_unsettled(&self, from: Offset) -> Offset {
         let from = from.max(self.floor);
-        if self.above.is_empty() { from } else { from + self.run_from(from) }
+        if self.above.is_empty() {
+            from
+        } else {
+            from + self.run_from(from)
+        }
     }
 
     /// How many offsets of `[from, to)` are settled.
     pub(crate) fn count(&self, from: Offset, to: Offset) -> u64 {
         let below = self.floor.clamp(from, to.max(from)) - from;
         let from = from.max(self.floor);
-        if from >= to || self.above.is_empty() { below } else { below + self.above.range_cardinality(from..to) }
+        if from >= to || self.above.is_empty() {
+            below
+        } else {
+            below + self.above.range_cardinality(from..to)
+        }
     }
 
     /// Settles `[from, to)` and calls `new` for each part that was not settled before.
@@ -59,7 +70,7 @@ impl Settled {
                 if hole >= to {
                     break;
                 }
-                let end = self.above.range(hole..to).next().unwrap_or(to);
+                let end = self.next_above(hole).map_or(to, |next| next.min(to));
                 new(hole, end);
                 at = end;
             }
@@ -70,6 +81,11 @@ impl Settled {
         } else {
             self.above.insert_range(from..to);
         }
+    }
+
+    /// The first offset in the bitmap after `hole`, which is not in it.
+    fn next_above(&self, hole: Offset) -> Option<Offset> {
+        self.above.select(self.above.rank(hole))
     }
 
     /// Moves the floor over what is settled above it.
@@ -109,7 +125,9 @@ impl Settled {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64(self.floor);
         let mut bitmap = Vec::with_capacity(self.above.serialized_size());
-        self.above.serialize_into(&mut bitmap).expect("writing to memory does not fail");
+        self.above
+            .serialize_into(&mut bitmap)
+            .expect("writing to memory does not fail");
         out.put_bytes(&bitmap);
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::Error;
 use crate::codec::{Put, Reader};
 use crate::definitions::{Kind, Level, StreamConfig};
 use crate::ids::{Offset, StreamId, SubId, millis};
@@ -10,7 +11,6 @@ use crate::view::dedupe::Dedupe;
 use crate::view::failures::{put_location, read_location};
 use crate::view::offsets::ReaderState;
 use crate::wal::Location;
-use crate::Error;
 
 /// Offsets reserved ahead for a stream whose records are seen before they are synced.
 pub(crate) const RESERVE_AHEAD: u64 = 65_536;
@@ -25,7 +25,19 @@ pub(crate) struct BatchRef {
     /// Settles that are outstanding, over all subscriptions.
     pub(crate) pending: u64,
     pub(crate) at_ms: u64,
+    /// When the last record of it expires, wall time in ms; 0 when one never does.
+    pub(crate) expires_ms: u64,
     alive: bool,
+}
+
+/// Records that were appended together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    pub(crate) base: Offset,
+    pub(crate) at: Location,
+    pub(crate) count: u32,
+    pub(crate) at_ms: u64,
+    pub(crate) expires_ms: u64,
 }
 
 impl BatchRef {
@@ -56,6 +68,10 @@ pub(crate) struct Stream {
     pub(crate) subs: Vec<SubId>,
     pub(crate) readers: BTreeMap<Box<str>, ReaderState>,
     pub(crate) dedupe: Option<Box<Dedupe>>,
+    /// Whether a timer for retention by age is set.
+    pub(crate) retention_armed: bool,
+    /// Whether it is on the list of those whose readers to wake.
+    pub(crate) woken: bool,
     batches: VecDeque<BatchRef>,
     dead: usize,
     bytes: u64,
@@ -77,6 +93,8 @@ impl Stream {
             subs: Vec::new(),
             readers: BTreeMap::new(),
             dedupe: None,
+            retention_armed: false,
+            woken: false,
             batches: VecDeque::new(),
             dead: 0,
             bytes: 0,
@@ -91,18 +109,27 @@ impl Stream {
         }
     }
 
-    pub(crate) fn needs_reserve(&self) -> bool {
-        self.config.level != Level::Fsync && self.next + RESERVE_AHEAD / 2 > self.reserved
-    }
-
-    pub(crate) fn check_expected(&self, expected: Expected, next: Offset, written: bool) -> Result<(), Error> {
+    pub(crate) fn check_expected(
+        &self,
+        expected: Expected,
+        next: Offset,
+        written: bool,
+    ) -> Result<(), Error> {
         let holds = match expected {
             Expected::Any => true,
             Expected::Empty => !written,
             Expected::Exists => written,
             Expected::Next(offset) => offset == next,
         };
-        if holds { Ok(()) } else { Err(Error::Conflict { stream: self.name.to_string(), expected, actual: next }) }
+        if holds {
+            Ok(())
+        } else {
+            Err(Error::Conflict {
+                stream: self.name.to_string(),
+                expected,
+                actual: next,
+            })
+        }
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -130,10 +157,25 @@ impl Stream {
     }
 
     /// Adds a run at the end. Gives whether it is needed; if not it is dropped at once.
-    pub(crate) fn push(&mut self, base: Offset, at: Location, count: u32, at_ms: u64) -> bool {
+    pub(crate) fn push(&mut self, run: Run) -> bool {
+        let Run {
+            base,
+            at,
+            count,
+            at_ms,
+            expires_ms,
+        } = run;
         assert!(base >= self.end, "offsets of a stream rise");
         let pending = u64::from(count) * self.subs.len() as u64;
-        let batch = BatchRef { base, at, count, pending, at_ms, alive: true };
+        let batch = BatchRef {
+            base,
+            at,
+            count,
+            pending,
+            at_ms,
+            expires_ms,
+            alive: true,
+        };
         self.end = batch.end();
         self.next = self.next.max(self.end);
         self.written = true;
@@ -217,13 +259,17 @@ impl Stream {
     /// Up to where retention lets go, at `now_ms`; `None` if nothing.
     pub(crate) fn trim_point(&self, now_ms: u64) -> Option<Offset> {
         let retention = self.config.retention;
-        let mut over = retention.bytes.map_or(0, |max| self.bytes.saturating_sub(max));
+        let mut over = retention
+            .bytes
+            .map_or(0, |max| self.bytes.saturating_sub(max));
         let mut point = None;
         for batch in self.batches() {
             if self.config.kind != Kind::Events && batch.pending > 0 {
                 break;
             }
-            let old = retention.age.is_some_and(|age| now_ms.saturating_sub(batch.at_ms) >= millis(age));
+            let old = retention
+                .age
+                .is_some_and(|age| now_ms.saturating_sub(batch.at_ms) >= millis(age));
             if !old && over == 0 {
                 break;
             }
@@ -236,7 +282,9 @@ impl Stream {
     /// When retention by age lets go of something next, wall time in ms.
     pub(crate) fn next_trim_ms(&self) -> Option<u64> {
         let age = self.config.retention.age?;
-        let first = self.batches().find(|batch| self.config.kind == Kind::Events || batch.pending == 0)?;
+        let first = self
+            .batches()
+            .find(|batch| self.config.kind == Kind::Events || batch.pending == 0)?;
         Some(first.at_ms.saturating_add(millis(age)))
     }
 
@@ -276,6 +324,7 @@ impl Stream {
             put_location(out, batch.at);
             out.put_u32(batch.count);
             out.put_u64(batch.at_ms);
+            out.put_u64(batch.expires_ms);
         }
     }
 
@@ -291,17 +340,27 @@ impl Stream {
         stream.written = reader.bool()?;
         for _ in 0..reader.count(19)? {
             let group = reader.text()?;
-            stream.readers.insert(group.into(), ReaderState::decode(reader)?);
+            stream
+                .readers
+                .insert(group.into(), ReaderState::decode(reader)?);
         }
         stream.dedupe = reader.option(Dedupe::decode)?.map(Box::new);
         let mut at = 0;
-        for _ in 0..reader.count(36)? {
+        for _ in 0..reader.count(44)? {
             let base = reader.u64()?;
             let location = read_location(reader)?;
             let count = reader.u32()?;
-            let at_ms = reader.u64()?;
+            let (at_ms, expires_ms) = (reader.u64()?, reader.u64()?);
             let end = base.checked_add(u64::from(count));
-            let batch = BatchRef { base, at: location, count, pending: 0, at_ms, alive: true };
+            let batch = BatchRef {
+                base,
+                at: location,
+                count,
+                pending: 0,
+                at_ms,
+                expires_ms,
+                alive: true,
+            };
             match end {
                 Some(end) if base >= at && count > 0 && end <= stream.end => at = end,
                 _ => return Err(reader.malformed("the runs of a stream are out of order")),
@@ -326,11 +385,32 @@ mod tests {
     use crate::wal::SegmentId;
 
     fn at(segment: u64) -> Location {
-        Location { segment: SegmentId(segment), at: 0, len: 100 }
+        Location {
+            segment: SegmentId(segment),
+            at: 0,
+            len: 100,
+        }
+    }
+
+    fn run(base: u64, segment: u64, count: u32, at_ms: u64) -> Run {
+        Run {
+            base,
+            at: at(segment),
+            count,
+            at_ms,
+            expires_ms: 0,
+        }
     }
 
     fn stream(kind: Kind, subs: u32) -> Stream {
-        let mut stream = Stream::new(StreamId(1), "s", StreamConfig { kind, ..StreamConfig::default() });
+        let mut stream = Stream::new(
+            StreamId(1),
+            "s",
+            StreamConfig {
+                kind,
+                ..StreamConfig::default()
+            },
+        );
         stream.subs = (0..subs).map(SubId).collect();
         stream
     }
@@ -338,8 +418,8 @@ mod tests {
     #[test]
     fn a_topic_keeps_a_record_until_the_last_subscription_has_settled_it() {
         let mut stream = stream(Kind::Topic, 2);
-        assert!(stream.push(0, at(1), 10, 0));
-        assert!(stream.push(10, at(2), 10, 0));
+        assert!(stream.push(run(0, 1, 10, 0)));
+        assert!(stream.push(run(10, 2, 10, 0)));
         let mut freed = Vec::new();
         stream.settled(0, 20, &mut freed);
         stream.settled(5, 20, &mut freed);
@@ -352,21 +432,27 @@ mod tests {
 
     #[test]
     fn without_a_subscription_a_topic_keeps_nothing_and_a_queue_everything() {
-        assert!(!stream(Kind::Topic, 0).push(0, at(1), 1, 0));
-        assert!(stream(Kind::Queue, 0).push(0, at(1), 1, 0));
+        assert!(!stream(Kind::Topic, 0).push(run(0, 1, 1, 0)));
+        assert!(stream(Kind::Queue, 0).push(run(0, 1, 1, 0)));
     }
 
     #[test]
     fn retention_lets_go_by_age_and_by_bytes_and_never_of_what_is_unsettled() {
         let mut stream = stream(Kind::Topic, 1);
-        stream.config.retention = Retention { age: Some(Duration::from_secs(10)), bytes: Some(250) };
+        stream.config.retention = Retention {
+            age: Some(Duration::from_secs(10)),
+            bytes: Some(250),
+        };
         for n in 0..4 {
-            stream.push(n, at(n), 1, n * 1_000);
+            stream.push(run(n, n, 1, n * 1_000));
         }
         assert_eq!(stream.trim_point(1_000_000), None, "nothing is settled");
         let mut freed = Vec::new();
         stream.settled(0, 3, &mut freed);
-        assert!(freed.is_empty(), "settled records stay for the time of the retention");
+        assert!(
+            freed.is_empty(),
+            "settled records stay for the time of the retention"
+        );
         assert_eq!(stream.trim_point(0), Some(2), "150 bytes too many");
         assert_eq!(stream.trim_point(12_000), Some(3));
         assert_eq!(stream.trim_point(1_000_000), Some(3));

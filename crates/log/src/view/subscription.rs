@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::Error;
 use crate::codec::{Put, Reader};
 use crate::definitions::SubscriptionConfig;
 use crate::ids::{IntMap, Offset, StreamId, SubId};
@@ -9,7 +10,6 @@ use crate::view::dispatch::Dispatch;
 use crate::view::failures::Failures;
 use crate::view::parked::Parked;
 use crate::view::settled::Settled;
-use crate::Error;
 
 /// What survives of a message that was handed out and is not settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,7 +77,13 @@ impl Subscription {
         let generations = &mut self.generations;
         self.dispatch.get_or_insert_with(|| {
             *generations = generations.wrapping_add(1);
-            let dispatch = Dispatch::new(config.ordered, config.look_ahead_max, *generations, floor, tokens);
+            let dispatch = Dispatch::new(
+                config.ordered,
+                config.look_ahead_max,
+                *generations,
+                floor,
+                tokens,
+            );
             Box::new(dispatch)
         })
     }
@@ -98,6 +104,14 @@ impl Subscription {
             }
             new(from, to);
         });
+    }
+
+    /// Forgets all progress and starts at `from`. Leases are over.
+    pub(crate) fn reset(&mut self, from: Offset) {
+        self.settled = Settled::below(from);
+        self.marks = IntMap::default();
+        self.dispatch = None;
+        self.depth = 0;
     }
 
     pub(crate) fn failures(&mut self) -> &mut Failures {
@@ -139,7 +153,11 @@ impl Subscription {
         for _ in 0..reader.count(14)? {
             let offset = reader.u64()?;
             let attempts = reader.u32()?;
-            let mark = Mark { attempts, returned_ms: reader.varint()?, delay_ms: reader.varint()? };
+            let mark = Mark {
+                attempts,
+                returned_ms: reader.varint()?,
+                delay_ms: reader.varint()?,
+            };
             sub.marks.insert(offset, mark);
         }
         sub.crash = Bytes::copy_from_slice(reader.bytes()?);
@@ -156,7 +174,11 @@ mod tests {
 
     #[test]
     fn a_delay_is_clamped_between_zero_and_what_it_was_whatever_the_clock_did() {
-        let mark = Mark { attempts: 1, returned_ms: 10_000, delay_ms: 5_000 };
+        let mark = Mark {
+            attempts: 1,
+            returned_ms: 10_000,
+            delay_ms: 5_000,
+        };
         assert_eq!(mark.waits_ms(12_000), 3_000);
         assert_eq!(mark.waits_ms(2_000), 5_000, "the clock went back");
         assert_eq!(mark.waits_ms(90_000), 0);
@@ -164,14 +186,37 @@ mod tests {
 
     #[test]
     fn an_idle_subscription_is_small() {
-        assert!(size_of::<Subscription>() <= 320, "{}", size_of::<Subscription>());
+        assert!(
+            size_of::<Subscription>() <= 320,
+            "{}",
+            size_of::<Subscription>()
+        );
     }
 
     #[test]
     fn it_survives_the_round_trip() {
-        let mut sub = Subscription::new(SubId(1), StreamId(2), "inventory", SubscriptionConfig::default());
-        sub.marks.insert(7, Mark { attempts: 2, returned_ms: 5, delay_ms: 9 });
-        sub.marks.insert(9, Mark { attempts: 1, returned_ms: 0, delay_ms: 0 });
+        let mut sub = Subscription::new(
+            SubId(1),
+            StreamId(2),
+            "inventory",
+            SubscriptionConfig::default(),
+        );
+        sub.marks.insert(
+            7,
+            Mark {
+                attempts: 2,
+                returned_ms: 5,
+                delay_ms: 9,
+            },
+        );
+        sub.marks.insert(
+            9,
+            Mark {
+                attempts: 1,
+                returned_ms: 0,
+                delay_ms: 0,
+            },
+        );
         sub.settle(0, 7, |_, _| {});
         sub.settle(9, 10, |_, _| {});
         sub.crash = Bytes::from_static(b"crash");
@@ -179,6 +224,9 @@ mod tests {
         let mut out = Vec::new();
         sub.encode(&mut out);
         let read = Subscription::decode(&mut Reader::new(&out, "test")).unwrap();
-        assert_eq!((read.settled, read.marks, read.crash, read.paused), (sub.settled, sub.marks, sub.crash, true));
+        assert_eq!(
+            (read.settled, read.marks, read.crash, read.paused),
+            (sub.settled, sub.marks, sub.crash, true)
+        );
     }
 }

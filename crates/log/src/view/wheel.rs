@@ -30,11 +30,20 @@ struct Level<T> {
 
 impl<T: Copy> Wheel<T> {
     pub(crate) fn new(now_ms: u64) -> Self {
-        let level = || Level { occupied: 0, slots: (0..SLOTS).map(|_| Vec::new()).collect() };
-        Wheel { tick: now_ms / TICK_MS, levels: [level(), level(), level()], far: BTreeMap::new(), len: 0 }
+        let level = || Level {
+            occupied: 0,
+            slots: (0..SLOTS).map(|_| Vec::new()).collect(),
+        };
+        Wheel {
+            tick: now_ms / TICK_MS,
+            levels: [level(), level(), level()],
+            far: BTreeMap::new(),
+            len: 0,
+        }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.len
     }
 
@@ -48,7 +57,10 @@ impl<T: Copy> Wheel<T> {
         let differs = (due ^ self.tick) | 1;
         let level = ((63 - differs.leading_zeros()) / BITS) as usize;
         if level >= LEVELS {
-            self.far.entry(due >> HORIZON_BITS).or_default().push((due, item));
+            self.far
+                .entry(due >> HORIZON_BITS)
+                .or_default()
+                .push((due, item));
             return;
         }
         let slot = ((due >> (BITS * level as u32)) as usize) % SLOTS;
@@ -66,7 +78,10 @@ impl<T: Copy> Wheel<T> {
                 return Some((above + (slot << shift)).max(self.tick));
             }
         }
-        self.far.keys().next().map(|bucket| (bucket << HORIZON_BITS).max(self.tick))
+        self.far
+            .keys()
+            .next()
+            .map(|bucket| (bucket << HORIZON_BITS).max(self.tick))
     }
 
     /// When to advance next, in milliseconds; early rather than late.

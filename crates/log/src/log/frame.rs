@@ -1,0 +1,186 @@
+//! A frame on its way: entries encoded, appended, and applied as recovery would apply them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Growth, Log};
+use crate::batch::Block;
+use crate::entry::Entry;
+use crate::ids::Now;
+use crate::wal::{EntryBytes, Lsn, Sync};
+use crate::{Error, Level};
+
+#[derive(Debug)]
+enum Body {
+    Arena(Range<usize>),
+    Own(Bytes),
+}
+
+/// Entries to append together.
+#[derive(Debug, Default)]
+pub(crate) struct Frame {
+    arena: Vec<u8>,
+    parts: Vec<(u8, Body)>,
+    /// Blocks to keep in memory, by the index of their entry.
+    blocks: Vec<(usize, Arc<Block>)>,
+    /// Whether it must be synced, whatever its level: it reserves offsets.
+    pub(crate) must_sync: bool,
+    /// Whether it frees more than it takes, so that it may use the last space of a full disk.
+    pub(crate) frees: bool,
+}
+
+impl Frame {
+    /// A frame that frees more than it takes.
+    pub(crate) fn freeing() -> Self {
+        Frame {
+            frees: true,
+            ..Frame::default()
+        }
+    }
+
+    /// A frame that must be synced.
+    pub(crate) fn synced() -> Self {
+        Frame {
+            must_sync: true,
+            ..Frame::default()
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.parts.len()
+    }
+
+    pub(crate) fn push(&mut self, entry: &Entry<'_>) {
+        let from = self.arena.len();
+        entry.encode(&mut self.arena);
+        self.parts
+            .push((entry.kind(), Body::Arena(from..self.arena.len())));
+    }
+
+    /// Adds an entry whose body was encoded by the caller, with the block in it.
+    pub(crate) fn push_block(&mut self, kind: u8, body: Bytes, block: Block) {
+        self.blocks.push((self.parts.len(), Arc::new(block)));
+        self.parts.push((kind, Body::Own(body)));
+    }
+
+    fn bodies(&self) -> impl Iterator<Item = (u8, &[u8])> {
+        self.parts.iter().map(|(kind, body)| match body {
+            Body::Arena(range) => (*kind, &self.arena[range.clone()]),
+            Body::Own(bytes) => (*kind, &bytes[..]),
+        })
+    }
+}
+
+impl Log {
+    /// Appends a frame and applies it. On an error nothing has changed.
+    pub(crate) fn append(&mut self, frame: &Frame, level: Level, now: Now) -> Result<Lsn, Error> {
+        assert!(!frame.is_empty(), "a frame has at least one entry");
+        let bodies: Vec<(u8, [&[u8]; 1])> =
+            frame.bodies().map(|(kind, body)| (kind, [body])).collect();
+        let bytes: Vec<EntryBytes<'_>> = bodies
+            .iter()
+            .map(|(kind, body)| EntryBytes {
+                kind: *kind,
+                flags: 0,
+                body,
+            })
+            .collect();
+        let sync = if frame.must_sync || level == Level::Fsync {
+            Sync::Now
+        } else {
+            Sync::Lazy
+        };
+        // Decoded before it is appended: what could not be replayed is never written.
+        let entries = bodies.iter().map(|(kind, body)| {
+            let entry = Entry::decode(*kind, 0, body[0])?;
+            Ok(entry.expect("no flag says that it may be skipped"))
+        });
+        let entries = entries.collect::<Result<Vec<_>, Error>>()?;
+        let appended = if frame.frees {
+            self.wal.append_reserved(&bytes, sync)?
+        } else {
+            self.wal.append(&bytes, sync)?
+        };
+        let entries: Vec<_> = entries
+            .into_iter()
+            .zip(appended.locations.iter().copied())
+            .collect();
+        self.state
+            .apply(appended.lsn, &entries, now)
+            .expect("what was decided can be applied");
+        for (index, block) in &frame.blocks {
+            self.cache
+                .put(appended.locations[*index], Arc::clone(block));
+        }
+        if sync == Sync::Lazy {
+            let within = match level {
+                Level::Interval(every) => every.min(self.options.lazy_sync_after),
+                _ => self.options.lazy_sync_after,
+            };
+            let due = now.mono + within;
+            self.lazy_due = Some(self.lazy_due.map_or(due, |before| before.min(due)));
+        }
+        self.after_apply();
+        Ok(appended.lsn)
+    }
+
+    /// Does what the last apply left to be done.
+    pub(crate) fn after_apply(&mut self) {
+        for (due, timer) in self.state.todo.mono.drain(..) {
+            self.mono.insert(due, timer);
+        }
+        for (due, timer) in self.state.todo.wall.drain(..) {
+            self.wall.insert(due, timer);
+        }
+        self.trim_soon.extend(self.state.todo.trim.drain(..));
+        for (id, lsn) in std::mem::take(&mut self.state.todo.grown) {
+            let Some(stream) = self.state.streams.get(&id) else {
+                continue;
+            };
+            let growth = Growth {
+                lsn,
+                stream: id,
+                end: stream.end,
+                reserved: stream.reserved,
+            };
+            match stream.config.level {
+                Level::Memory => self.grow_safe(&growth),
+                Level::Os | Level::Interval(_) => self.when_written.push_back(growth),
+                Level::Fsync => {}
+            }
+            self.when_durable.push_back(growth);
+        }
+    }
+
+    /// The records of a growth are safe at their stream's level.
+    pub(super) fn grow_safe(&mut self, growth: &Growth) {
+        let Some(stream) = self.state.streams.get_mut(&growth.stream) else {
+            return;
+        };
+        let before = stream.visible_end();
+        stream.safe = stream.safe.max(growth.end);
+        if stream.visible_end() > before {
+            self.wake_stream(growth.stream);
+        }
+    }
+
+    pub(crate) fn wake_stream(&mut self, id: crate::StreamId) {
+        let Some(stream) = self.state.streams.get_mut(&id) else {
+            return;
+        };
+        if !stream.woken {
+            stream.woken = true;
+            self.state.todo.woken_streams.push(id);
+        }
+        let subs = stream.subs.clone();
+        for sub in subs {
+            self.state.wake_if_ready(sub);
+        }
+    }
+}

@@ -1,0 +1,907 @@
+//! Deciding a commit: everything is looked at before anything is written.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::frame::Frame;
+use super::{Limits, Log};
+use crate::batch::{Block, Producer, encode_block, record_size};
+use crate::cache::Cache;
+use crate::entry::{DATA_HEAD, Entry, FailureState, Reason, Returned, kind};
+use crate::ids::{FailureId, IntMap, Now, Offset, StreamId, SubId, millis};
+use crate::log::State;
+use crate::tx::{
+    Appended, Cancel, Confirm, FailureIn, FailureOp, OffsetCommit, ParkOp, Publish, Record,
+    RecordIn, Settle, SettleOp, Ticket, Tx,
+};
+use crate::view::offsets::check_done;
+use crate::view::stream::RESERVE_AHEAD;
+use crate::wal::Wal;
+use crate::{Error, Level};
+
+impl Log {
+    /// Commits a transaction: one frame, wholly there or not there, also after a crash.
+    ///
+    /// On an error nothing has changed. On success everything in it is staged and in effect for later calls; consumers see its
+    /// records, and it may be confirmed, once the ticket is safe.
+    ///
+    /// # Errors
+    /// [`Error::UnknownStream`], [`Error::UnknownSubscription`], [`Error::Conflict`], [`Error::LeaseLost`], [`Error::Fenced`],
+    /// [`Error::UnknownFailure`], [`Error::UnknownParked`], [`Error::NotEmpty`], [`Error::TooLarge`], [`Error::Invalid`], and those of
+    /// [`Wal::append`].
+    pub fn commit(&mut self, tx: Tx, now: Now) -> Result<Ticket, Error> {
+        self.forget_old_ids(&tx.publishes, now);
+        let mut plan = Plan::new(
+            &self.state,
+            &self.wal,
+            &mut self.cache,
+            self.options.limits,
+            now,
+        );
+        let appended = plan.publishes(&tx.publishes)?;
+        plan.settles(&tx.settles)?;
+        let cancelled = plan.cancels(&tx.cancels)?;
+        plan.failure_ops(&tx.failures)?;
+        plan.park_ops(&tx.parks)?;
+        plan.offsets(&tx.offsets)?;
+        plan.crash_states(&tx.crash_states)?;
+        plan.emit_settles()?;
+        if tx.confirm == Confirm::Durable {
+            plan.level = Level::Fsync;
+        }
+        let Plan {
+            mut frame,
+            level,
+            failures,
+            ..
+        } = plan;
+        frame.frees = tx.publishes.is_empty();
+        // Of a commit that changes nothing the last frame is what must be safe: a duplicate's first is in it or before.
+        let lsn = if frame.is_empty() {
+            self.wal.last()
+        } else {
+            self.append(&frame, level, now)?
+        };
+        Ok(Ticket {
+            lsn,
+            level,
+            appended,
+            cancelled,
+            failures,
+        })
+    }
+
+    fn forget_old_ids(&mut self, publishes: &[Publish], now: Now) {
+        for id in publishes
+            .iter()
+            .flat_map(|publish| publish.also.iter().chain([&publish.stream]))
+        {
+            if let Some(stream) = self.state.streams.get_mut(id) {
+                if let Some(dedupe) = &mut stream.dedupe {
+                    dedupe.age(stream.config.dedupe, now.wall_ms);
+                }
+            }
+        }
+    }
+}
+
+/// Records that go into one batch, for one or more streams.
+struct Group<'a> {
+    targets: Vec<(StreamId, Offset)>,
+    records: Vec<&'a RecordIn>,
+}
+
+/// A stream as this commit leaves it.
+#[derive(Debug, Clone, Copy)]
+struct Tail {
+    next: Offset,
+    written: bool,
+    group: usize,
+}
+
+/// What is settled in one subscription.
+#[derive(Debug, Default)]
+struct SubPlan {
+    settled: Vec<(Offset, Reason)>,
+    returned: Vec<Returned>,
+}
+
+pub(super) struct Plan<'s, 'a> {
+    state: &'s State,
+    wal: &'s Wal,
+    cache: &'s mut Cache,
+    limits: Limits,
+    now: Now,
+    pub(super) frame: Frame,
+    pub(super) level: Level,
+    failures: Vec<FailureId>,
+    groups: Vec<Group<'a>>,
+    tails: IntMap<StreamId, Tail>,
+    ids: HashMap<(StreamId, [u8; 16]), Offset>,
+    subs: IntMap<SubId, SubPlan>,
+    next_failure: IntMap<SubId, u64>,
+    failure_states: HashMap<(SubId, FailureId), FailureState>,
+    failure_ids: HashMap<(SubId, [u8; 16]), FailureId>,
+    next_park: IntMap<SubId, u64>,
+    /// Per parked key: messages ended and added by this commit.
+    park_changes: HashMap<(SubId, Bytes), (usize, u64)>,
+    park_ids: HashMap<(SubId, [u8; 16]), ()>,
+}
+
+impl<'s, 'a> Plan<'s, 'a> {
+    fn new(state: &'s State, wal: &'s Wal, cache: &'s mut Cache, limits: Limits, now: Now) -> Self {
+        Plan {
+            state,
+            wal,
+            cache,
+            limits,
+            now,
+            frame: Frame::default(),
+            level: Level::Memory,
+            failures: Vec::new(),
+            groups: Vec::new(),
+            tails: IntMap::default(),
+            ids: HashMap::new(),
+            subs: IntMap::default(),
+            next_failure: IntMap::default(),
+            failure_states: HashMap::new(),
+            failure_ids: HashMap::new(),
+            next_park: IntMap::default(),
+            park_changes: HashMap::new(),
+            park_ids: HashMap::new(),
+        }
+    }
+
+    fn raise(&mut self, level: Level) {
+        let stronger = match (self.level, level) {
+            (Level::Interval(a), Level::Interval(b)) => b < a,
+            (before, level) => level.rank() > before.rank(),
+        };
+        if stronger {
+            self.level = level;
+        }
+    }
+
+    fn publishes(&mut self, publishes: &'a [Publish]) -> Result<Vec<Vec<Appended>>, Error> {
+        let records: usize = publishes.iter().map(|publish| publish.records.len()).sum();
+        too_large(
+            "a commit's records",
+            records,
+            self.limits.records_max,
+            "records_max",
+        )?;
+        let mut appended = Vec::with_capacity(publishes.len());
+        for publish in publishes {
+            appended.push(self.publish(publish, records > 1)?);
+        }
+        self.emit_groups();
+        Ok(appended)
+    }
+
+    fn publish(&mut self, publish: &'a Publish, several: bool) -> Result<Vec<Appended>, Error> {
+        for record in &publish.records {
+            self.check_record(record)?;
+        }
+        let mut streams = vec![publish.stream];
+        streams.extend(&publish.also);
+        for (index, id) in streams.iter().enumerate() {
+            let stream = self.state.stream(*id)?;
+            self.raise(stream.config.level);
+            if streams[..index].contains(id) {
+                return Err(Error::Invalid {
+                    what: "publish",
+                    why: "it names a stream twice",
+                });
+            }
+        }
+        let fresh: Vec<Vec<bool>> = streams
+            .iter()
+            .map(|id| self.fresh(*id, &publish.records))
+            .collect();
+        let stream = self.state.stream(publish.stream)?;
+        if fresh[0].contains(&true) || publish.records.is_empty() {
+            let tail = self.tail(publish.stream);
+            stream.check_expected(publish.expect, tail.next, tail.written)?;
+        }
+        if fresh.iter().all(|one| *one == fresh[0]) {
+            self.place(&streams, &publish.records, &fresh[0], several);
+        } else {
+            // What one stream knows already and another does not: no common batch.
+            for (id, fresh) in streams.iter().zip(&fresh) {
+                self.place(std::slice::from_ref(id), &publish.records, fresh, several);
+            }
+        }
+        Ok(self.appended(publish, &fresh[0]))
+    }
+
+    /// Where the records went: called right after they were placed.
+    fn appended(&self, publish: &Publish, fresh: &[bool]) -> Vec<Appended> {
+        let new = fresh.iter().filter(|fresh| **fresh).count() as u64;
+        let mut at = self.tails.get(&publish.stream).map_or(0, |tail| tail.next) - new;
+        let each = publish.records.iter().zip(fresh);
+        each.map(|(record, fresh)| {
+            if *fresh {
+                at += 1;
+                return Appended {
+                    offset: at - 1,
+                    duplicate: false,
+                };
+            }
+            let known = self.ids.get(&(publish.stream, record.id)).copied();
+            let known = known.or_else(|| self.find_id(publish.stream, record.id));
+            Appended {
+                offset: known.expect("a duplicate has a first"),
+                duplicate: true,
+            }
+        })
+        .collect()
+    }
+
+    fn find_id(&self, stream: StreamId, id: [u8; 16]) -> Option<Offset> {
+        self.state.streams.get(&stream)?.dedupe.as_ref()?.find(id)
+    }
+
+    /// Which records are not known to the stream by their id.
+    fn fresh(&self, stream: StreamId, records: &[RecordIn]) -> Vec<bool> {
+        let dedupes = self
+            .state
+            .streams
+            .get(&stream)
+            .is_some_and(|s| !s.config.dedupe.window.is_zero());
+        let mut seen: Vec<[u8; 16]> = Vec::new();
+        let several = records.len() > 1;
+        let mut fresh: Vec<bool> = Vec::with_capacity(records.len());
+        for record in records {
+            let id = record.id;
+            let known = dedupes
+                && id != [0; 16]
+                && (self.find_id(stream, id).is_some() || self.ids.contains_key(&(stream, id)));
+            fresh.push(!known);
+            if several && dedupes && id != [0; 16] {
+                seen.push(id);
+            }
+        }
+        drop_repeats(records, &mut fresh, seen);
+        fresh
+    }
+
+    fn tail(&self, id: StreamId) -> Tail {
+        self.tails.get(&id).copied().unwrap_or_else(|| {
+            let stream = &self.state.streams[&id];
+            Tail {
+                next: stream.next,
+                written: stream.written,
+                group: usize::MAX,
+            }
+        })
+    }
+
+    /// Adds records to the last batch of these streams, or to a new one.
+    fn place(
+        &mut self,
+        streams: &[StreamId],
+        records: &'a [RecordIn],
+        fresh: &[bool],
+        several: bool,
+    ) {
+        let last = self.tail(streams[0]).group;
+        let joins = self.groups.get(last).is_some_and(|group| {
+            let same = group.targets.iter().map(|(id, _)| id).eq(streams);
+            same && streams.iter().all(|id| self.tail(*id).group == last)
+        });
+        let index = if joins { last } else { self.groups.len() };
+        if !joins {
+            if !fresh.contains(&true) {
+                return;
+            }
+            let targets = streams
+                .iter()
+                .map(|id| (*id, self.tail(*id).next))
+                .collect();
+            self.groups.push(Group {
+                targets,
+                records: Vec::with_capacity(records.len()),
+            });
+        }
+        for (record, _) in records.iter().zip(fresh).filter(|(_, fresh)| **fresh) {
+            let group = &mut self.groups[index];
+            let nth = group.records.len() as u64;
+            group.records.push(record);
+            if several && record.id != [0; 16] {
+                for (id, base) in &group.targets {
+                    self.ids.insert((*id, record.id), base + nth);
+                }
+            }
+        }
+        let group = &self.groups[index];
+        for (id, base) in &group.targets {
+            let next = base + group.records.len() as u64;
+            self.tails.insert(
+                *id,
+                Tail {
+                    next,
+                    written: true,
+                    group: index,
+                },
+            );
+        }
+    }
+
+    fn emit_groups(&mut self) {
+        for group in std::mem::take(&mut self.groups) {
+            let (first, base) = group.targets[0];
+            let room = group
+                .records
+                .iter()
+                .map(|record| record_size(record) + 24)
+                .sum::<usize>()
+                + 128;
+            let mut body = Vec::with_capacity(room);
+            Entry::Data {
+                stream: first,
+                base,
+                block: &[],
+            }
+            .encode(&mut body);
+            let positions = encode_block(
+                &mut body,
+                base,
+                self.now.wall_ms,
+                Producer::NONE,
+                &group.records,
+            );
+            let body = Bytes::from(body);
+            let block = Block::encoded(body.clone(), DATA_HEAD, self.now.wall_ms, positions);
+            let target = u16::try_from(self.frame.len())
+                .expect("data comes first, and batches of a commit are few");
+            self.frame.push_block(kind::DATA, body, block);
+            for (stream, base) in &group.targets[1..] {
+                self.frame.push(&Entry::Ref {
+                    stream: *stream,
+                    base: *base,
+                    target,
+                });
+            }
+        }
+        let mut tails: Vec<_> = self
+            .tails
+            .iter()
+            .map(|(id, tail)| (*id, tail.next))
+            .collect();
+        tails.sort_unstable();
+        for (id, next) in tails {
+            let stream = &self.state.streams[&id];
+            if stream.config.level != Level::Fsync && next + RESERVE_AHEAD / 2 > stream.reserved {
+                self.frame.push(&Entry::Reserve {
+                    stream: id,
+                    upto: next + RESERVE_AHEAD,
+                });
+                self.frame.must_sync = true;
+            }
+        }
+    }
+
+    fn check_record(&self, record: &RecordIn) -> Result<(), Error> {
+        let key = record.key.as_ref().map_or(0, Bytes::len);
+        too_large("a key", key, self.limits.key_bytes_max, "key_bytes_max")?;
+        too_large(
+            "a record",
+            record_size(record),
+            self.limits.record_bytes_max,
+            "record_bytes_max",
+        )
+    }
+
+    fn check_failure(&self, failure: &FailureIn) -> Result<(), Error> {
+        self.check_reason(&failure.group)?;
+        self.check_meta(&failure.meta)
+    }
+
+    fn check_reason(&self, reason: &str) -> Result<(), Error> {
+        too_large(
+            "a reason",
+            reason.len(),
+            self.limits.reason_bytes_max,
+            "reason_bytes_max",
+        )
+    }
+
+    fn check_meta(&self, meta: &[u8]) -> Result<(), Error> {
+        too_large(
+            "what is stored with it",
+            meta.len(),
+            self.limits.meta_bytes_max,
+            "meta_bytes_max",
+        )
+    }
+
+    fn settles(&mut self, settles: &'a [SettleOp]) -> Result<(), Error> {
+        for op in settles {
+            let SettleOp {
+                sub: id,
+                offset,
+                token,
+                how,
+            } = op;
+            let sub = self.state.sub(*id)?;
+            let lease = sub
+                .dispatch
+                .as_ref()
+                .and_then(|dispatch| dispatch.lease_of(*offset));
+            if lease.is_none_or(|lease| lease.token != *token) {
+                return Err(Error::LeaseLost {
+                    sub: *id,
+                    offset: *offset,
+                });
+            }
+            let reason = match how {
+                Settle::Ack => Reason::Ack,
+                Settle::Expired => Reason::Expired,
+                Settle::Return { delay, count } => {
+                    let attempts = sub.marks.get(offset).map_or(0, |mark| mark.attempts);
+                    let attempts = if *count {
+                        attempts
+                    } else {
+                        attempts.saturating_sub(1)
+                    };
+                    let one = Returned {
+                        offset: *offset,
+                        attempts,
+                        delay_ms: millis(*delay),
+                    };
+                    self.subs.entry(*id).or_default().returned.push(one);
+                    continue;
+                }
+                Settle::Discard { reason } => {
+                    self.check_reason(reason)?;
+                    let at_ms = self.now.wall_ms;
+                    self.frame.push(&Entry::Audit {
+                        sub: *id,
+                        at_ms,
+                        offset: *offset,
+                        reason,
+                    });
+                    self.raise(Level::Fsync);
+                    Reason::Discarded
+                }
+                Settle::Dead(failure) => {
+                    let record = self.read(*id, *offset)?.to_input();
+                    self.new_failure(*id, failure, &record, Some(*offset))?;
+                    Reason::Dead
+                }
+                Settle::Park(park) => {
+                    let record = self.read(*id, *offset)?.to_input();
+                    self.new_parked(*id, &park.meta, &record, Some(*offset))?;
+                    Reason::Parked
+                }
+            };
+            self.subs
+                .entry(*id)
+                .or_default()
+                .settled
+                .push((*offset, reason));
+        }
+        Ok(())
+    }
+
+    /// A record that a subscription has in flight.
+    fn read(&mut self, sub: SubId, offset: Offset) -> Result<Record, Error> {
+        let (_, stream) = self.state.sub_and_stream(sub)?;
+        let batch = stream.find(offset).filter(|batch| batch.base <= offset);
+        let batch = batch.expect("what is in flight is not settled, so it is there");
+        let block = self.cache.get(self.wal, batch.at)?;
+        block.record((offset - batch.base) as u32, batch.base)
+    }
+
+    fn cancels(&mut self, cancels: &[Cancel]) -> Result<Vec<bool>, Error> {
+        let mut cancelled = Vec::with_capacity(cancels.len());
+        for Cancel { stream, offset } in cancels {
+            let stream = self.state.stream(*stream)?;
+            let there = stream
+                .find(*offset)
+                .is_some_and(|batch| batch.base <= *offset);
+            let mut any = false;
+            for id in stream.subs.iter().filter(|_| there) {
+                let sub = self.state.sub(*id)?;
+                let held = sub
+                    .dispatch
+                    .as_ref()
+                    .is_some_and(|dispatch| dispatch.lease_of(*offset).is_some());
+                if !held && !sub.settled.contains(*offset) {
+                    self.subs
+                        .entry(*id)
+                        .or_default()
+                        .settled
+                        .push((*offset, Reason::Cancelled));
+                    any = true;
+                }
+            }
+            if any {
+                self.raise(Level::Fsync);
+            }
+            cancelled.push(any);
+        }
+        Ok(cancelled)
+    }
+
+    fn emit_settles(&mut self) -> Result<(), Error> {
+        let mut subs: Vec<_> = std::mem::take(&mut self.subs).into_iter().collect();
+        subs.sort_unstable_by_key(|(id, _)| *id);
+        for (id, mut plan) in subs {
+            self.raise(Level::Os);
+            plan.settled.sort_unstable();
+            plan.returned.sort_unstable_by_key(|one| one.offset);
+            let mut all: Vec<Offset> = plan.settled.iter().map(|(offset, _)| *offset).collect();
+            all.extend(plan.returned.iter().map(|one| one.offset));
+            all.sort_unstable();
+            if all.windows(2).any(|pair| pair[0] == pair[1]) {
+                return Err(Error::Invalid {
+                    what: "commit",
+                    why: "it settles a message twice",
+                });
+            }
+            for reason in [
+                Reason::Ack,
+                Reason::Expired,
+                Reason::Dead,
+                Reason::Parked,
+                Reason::Discarded,
+                Reason::Cancelled,
+            ] {
+                let offsets = plan
+                    .settled
+                    .iter()
+                    .filter(|(_, r)| *r == reason)
+                    .map(|(offset, _)| *offset);
+                let ranges = crate::codec::to_ranges(offsets);
+                if !ranges.is_empty() {
+                    self.frame.push(&Entry::Settle {
+                        sub: id,
+                        reason,
+                        ranges,
+                    });
+                }
+            }
+            if !plan.returned.is_empty() {
+                let at_ms = self.now.wall_ms;
+                self.frame.push(&Entry::Return {
+                    sub: id,
+                    at_ms,
+                    returned: plan.returned,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn new_failure(
+        &mut self,
+        sub: SubId,
+        failure: &FailureIn,
+        record: &RecordIn,
+        source: Option<Offset>,
+    ) -> Result<(), Error> {
+        self.check_failure(failure)?;
+        let known = self.state.sub(sub)?.failures.as_ref();
+        let id = *self
+            .next_failure
+            .entry(sub)
+            .or_insert_with(|| known.map_or(1, |failures| failures.next_id()));
+        self.next_failure.insert(sub, id + 1);
+        let id = FailureId(id);
+        self.failures.push(id);
+        self.failure_states.insert((sub, id), FailureState::Open);
+        self.failure_ids.insert((sub, record.id), id);
+        let block = single(record, self.now.wall_ms);
+        let (at_ms, group, meta) = (self.now.wall_ms, failure.group.as_str(), &failure.meta);
+        self.frame.push(&Entry::Failure {
+            sub,
+            id,
+            at_ms,
+            source,
+            group,
+            meta,
+            block: &block,
+        });
+        self.raise(Level::Fsync);
+        Ok(())
+    }
+
+    fn failure_ops(&mut self, ops: &[FailureOp]) -> Result<(), Error> {
+        for op in ops {
+            match op {
+                FailureOp::Append {
+                    sub,
+                    failure,
+                    record,
+                } => {
+                    self.check_record(record)?;
+                    let known = self.failure_ids.get(&(*sub, record.id)).copied();
+                    let stored = self.state.sub(*sub)?.failures.as_ref();
+                    let known = known
+                        .or_else(|| stored.and_then(|failures| failures.of_message(record.id)));
+                    match known.filter(|_| record.id != [0; 16]) {
+                        Some(id) => {
+                            self.raise(Level::Fsync);
+                            self.failures.push(id);
+                        }
+                        None => self.new_failure(*sub, failure, record, None)?,
+                    }
+                }
+                FailureOp::Redrive { sub, id, reason } => {
+                    self.move_failure(
+                        *sub,
+                        *id,
+                        &[FailureState::Open],
+                        FailureState::Redriving,
+                        reason,
+                        None,
+                    )?;
+                }
+                FailureOp::Reopen { sub, id, failure } => {
+                    self.check_failure(failure)?;
+                    let from = [FailureState::Redriving, FailureState::Open];
+                    self.move_failure(
+                        *sub,
+                        *id,
+                        &from,
+                        FailureState::Open,
+                        "failed again",
+                        Some(failure),
+                    )?;
+                }
+                FailureOp::Resolve { sub, id, reason } => {
+                    let from = [FailureState::Redriving, FailureState::Open];
+                    self.move_failure(*sub, *id, &from, FailureState::Resolved, reason, None)?;
+                }
+                FailureOp::Discard { sub, id, reason } => {
+                    let from = [FailureState::Open, FailureState::Redriving];
+                    self.move_failure(*sub, *id, &from, FailureState::Discarded, reason, None)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn move_failure(
+        &mut self,
+        sub: SubId,
+        id: FailureId,
+        from: &[FailureState],
+        to: FailureState,
+        reason: &str,
+        failure: Option<&FailureIn>,
+    ) -> Result<(), Error> {
+        self.check_reason(reason)?;
+        let stored = self
+            .state
+            .sub(sub)?
+            .failures
+            .as_ref()
+            .and_then(|failures| failures.state(id));
+        let state = self.failure_states.get(&(sub, id)).copied().or(stored);
+        let found = match state {
+            Some(state) if from.contains(&state) => {
+                self.failure_states.insert((sub, id), to);
+                let (group, meta) =
+                    failure.map_or(("", &[][..]), |f| (f.group.as_str(), &f.meta[..]));
+                let at_ms = self.now.wall_ms;
+                self.frame.push(&Entry::FailureState {
+                    sub,
+                    id,
+                    at_ms,
+                    state: to,
+                    reason,
+                    group,
+                    meta,
+                });
+                self.raise(Level::Fsync);
+                return Ok(());
+            }
+            Some(FailureState::Open) => "open",
+            Some(FailureState::Redriving) => "being redriven already",
+            Some(_) => "closed",
+            None => "not there (any more)",
+        };
+        Err(Error::UnknownFailure { sub, id, found })
+    }
+
+    fn new_parked(
+        &mut self,
+        sub: SubId,
+        meta: &[u8],
+        record: &RecordIn,
+        source: Option<Offset>,
+    ) -> Result<(), Error> {
+        self.check_meta(meta)?;
+        let Some(key) = record.key.clone().filter(|key| !key.is_empty()) else {
+            return Err(Error::Invalid {
+                what: "park",
+                why: "the message has no key: store a failure record instead",
+            });
+        };
+        let known = self.state.sub(sub)?.parked.as_ref();
+        let seq = *self
+            .next_park
+            .entry(sub)
+            .or_insert_with(|| known.map_or(1, |parked| parked.next_seq()));
+        self.next_park.insert(sub, seq + 1);
+        let block = single(record, self.now.wall_ms);
+        let at_ms = self.now.wall_ms;
+        self.frame.push(&Entry::Park {
+            sub,
+            seq,
+            at_ms,
+            source,
+            key: &key,
+            meta,
+            block: &block,
+        });
+        self.park_ids.insert((sub, record.id), ());
+        self.park_changes.entry((sub, key)).or_default().1 += 1;
+        self.raise(Level::Fsync);
+        Ok(())
+    }
+
+    fn park_ops(&mut self, ops: &[ParkOp]) -> Result<(), Error> {
+        for op in ops {
+            self.raise(Level::Fsync);
+            match op {
+                ParkOp::Append { sub, park, record } => {
+                    self.check_record(record)?;
+                    let stored = self.state.sub(*sub)?.parked.as_ref();
+                    let known = self.park_ids.contains_key(&(*sub, record.id))
+                        || stored.is_some_and(|parked| parked.contains_message(record.id));
+                    if !known || record.id == [0; 16] {
+                        self.new_parked(*sub, &park.meta, record, None)?;
+                    }
+                }
+                ParkOp::Done { sub, key, seq } => {
+                    let parked = self.state.sub(*sub)?.parked.as_ref();
+                    let (ended, _) = self
+                        .park_changes
+                        .get(&(*sub, key.clone()))
+                        .copied()
+                        .unwrap_or_default();
+                    let first = parked
+                        .and_then(|parked| parked.items(key, 0, ended + 1).get(ended).copied());
+                    if first.is_none_or(|first| first.seq != *seq) {
+                        return Err(Error::UnknownParked {
+                            sub: *sub,
+                            seq: *seq,
+                        });
+                    }
+                    self.park_changes.entry((*sub, key.clone())).or_default().0 += 1;
+                    self.frame.push(&Entry::ParkDone {
+                        sub: *sub,
+                        key,
+                        seq: *seq,
+                    });
+                }
+                ParkOp::State { sub, key, state } => {
+                    self.check_meta(state)?;
+                    self.parked_left(*sub, key)?;
+                    self.frame.push(&Entry::ParkState {
+                        sub: *sub,
+                        key,
+                        state,
+                    });
+                }
+                ParkOp::Unpark { sub, key } => {
+                    let messages = self.parked_left(*sub, key)?;
+                    if messages > 0 {
+                        return Err(Error::NotEmpty {
+                            sub: *sub,
+                            messages,
+                        });
+                    }
+                    self.frame.push(&Entry::Unpark { sub: *sub, key });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many messages of a parked key this commit leaves.
+    fn parked_left(&self, sub: SubId, key: &Bytes) -> Result<u64, Error> {
+        let change = self.park_changes.get(&(sub, key.clone())).copied();
+        let info = self
+            .state
+            .sub(sub)?
+            .parked
+            .as_ref()
+            .and_then(|parked| parked.info(key));
+        if info.is_none() && change.is_none_or(|(_, added)| added == 0) {
+            return Err(Error::UnknownParked { sub, seq: 0 });
+        }
+        let (ended, added) = change.unwrap_or_default();
+        Ok(info.map_or(0, |info| info.messages) + added - ended as u64)
+    }
+
+    fn offsets(&mut self, commits: &[OffsetCommit]) -> Result<(), Error> {
+        let mut epochs: HashMap<(StreamId, &str), u64> = HashMap::new();
+        for commit in commits {
+            let OffsetCommit {
+                stream,
+                group,
+                epoch,
+                watermark,
+                done,
+                meta,
+            } = commit;
+            let stored = self.state.stream(*stream)?.readers.get(group.as_str());
+            crate::definitions::check_name(group)?;
+            check_done(*watermark, done)?;
+            self.check_meta(meta)?;
+            let before = epochs.get(&(*stream, group.as_str())).copied();
+            let actual = before.or(stored.map(|reader| reader.epoch)).unwrap_or(0);
+            if *epoch < actual {
+                return Err(Error::Fenced {
+                    group: group.clone(),
+                    epoch: *epoch,
+                    actual,
+                });
+            }
+            epochs.insert((*stream, group), *epoch);
+            self.frame.push(&Entry::Offset {
+                stream: *stream,
+                group,
+                epoch: *epoch,
+                watermark: *watermark,
+                done: done.clone(),
+                meta,
+            });
+            self.raise(Level::Fsync);
+        }
+        Ok(())
+    }
+
+    fn crash_states(&mut self, states: &[(SubId, Bytes)]) -> Result<(), Error> {
+        for (sub, state) in states {
+            self.state.sub(*sub)?;
+            self.check_meta(state)?;
+            self.frame.push(&Entry::Crash { sub: *sub, state });
+            self.raise(Level::Os);
+        }
+        Ok(())
+    }
+}
+
+/// Within one call the first of several records with one id is new, the others are duplicates.
+fn drop_repeats(records: &[RecordIn], fresh: &mut [bool], mut seen: Vec<[u8; 16]>) {
+    seen.sort_unstable();
+    if seen.windows(2).all(|pair| pair[0] != pair[1]) {
+        return;
+    }
+    let mut first = std::collections::HashSet::new();
+    for (record, fresh) in records.iter().zip(fresh) {
+        if record.id != [0; 16] && !first.insert(record.id) {
+            *fresh = false;
+        }
+    }
+}
+
+/// A block with one record.
+fn single(record: &RecordIn, at_ms: u64) -> Vec<u8> {
+    let mut block = Vec::with_capacity(record_size(record) + 128);
+    encode_block(&mut block, 0, at_ms, Producer::NONE, &[record]);
+    block
+}
+
+pub(super) fn too_large(
+    what: &'static str,
+    size: usize,
+    max: usize,
+    limit: &'static str,
+) -> Result<(), Error> {
+    if size <= max {
+        return Ok(());
+    }
+    Err(Error::TooLarge {
+        what,
+        size: size as u64,
+        max: max as u64,
+        limit,
+    })
+}
