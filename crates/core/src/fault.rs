@@ -164,6 +164,21 @@ impl std::error::Error for Fault {
     }
 }
 
+impl From<crate::name::NameError> for Fault {
+    fn from(error: crate::name::NameError) -> Self {
+        Self::new(FaultKind::Config, Advice::FixConfig, error.to_string())
+            .code(Code::NAME_MALFORMED)
+    }
+}
+
+impl From<crate::codec::CodecError> for Fault {
+    fn from(error: crate::codec::CodecError) -> Self {
+        Self::new(FaultKind::Protocol, Advice::FixMessage, error.to_string())
+            .code(Code::PAYLOAD_UNREADABLE)
+            .because(error)
+    }
+}
+
 /// What a handler's error means for the delivery. `#[derive(Fault)]` on an error type implements [`ToOutcome`] for it.
 #[derive(Debug)]
 pub enum HandlerError {

@@ -5,7 +5,23 @@
 //!
 //! **Is not**: an engine or a store; it never names one. Users take it through the `postrider` crate.
 
+pub mod bus;
+mod context;
 pub mod delivery;
-#[allow(dead_code, reason = "its users land next")]
+pub mod effect;
+#[allow(dead_code, reason = "the driver uses them")]
 mod erased;
+pub mod error;
+pub mod extract;
+pub mod handler;
+pub mod layer;
+pub mod plan;
+#[allow(dead_code, reason = "the driver answers with `error_reply`")]
+mod request;
 mod runtime;
+pub mod service;
+mod signal;
+
+pub use bus::{Bus, BusOptions};
+pub use error::{Error, Result};
+pub use service::{Running, Service};

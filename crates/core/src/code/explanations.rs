@@ -59,6 +59,15 @@ codes! {
     CONFIG_CONTRADICTS = 1103, "the configuration contradicts itself",
         "two settings exclude each other; the message names both",
         "drop one of them";
+    NAME_MALFORMED = 1104, "this is not a name that every engine can carry",
+        "names of services, topics and queues have 1 to 200 characters of a-z A-Z 0-9 . _ - and begin with a letter or digit",
+        "give it another name";
+    ENGINE_FAILED = 1105, "the engine failed or cannot be reached",
+        "the message holds what it said",
+        "mend what it names, then try again: the same message id is always safe";
+    OUTSIDE = 1106, "something outside Postrider failed",
+        "the message holds what it said",
+        "mend what it names";
     PUBLISH_TOO_LARGE = 1201, "the message is larger than the engine takes",
         "the encoded envelope and payload are over the limit that the message names",
         "send less, or send a claim check (a reference to data kept elsewhere)";
@@ -116,6 +125,9 @@ codes! {
     REPLY_FAILED = 1314, "the other side answered with an error",
         "its handler refused the request",
         "read the error that it sent";
+    SUBSCRIPTION_STOPPED = 1315, "a subscription stopped itself",
+        "a handler said stop, or its policy is to stop when a message fails for good; nothing of that message was settled",
+        "mend the cause that the message names, then start again";
     PLAN_REFUSED = 1401, "the engine cannot give what a subscription needs",
         "the plan names the need and why it is refused; nothing was started",
         "drop the need, or choose another engine";
@@ -131,6 +143,12 @@ codes! {
     STORE_MISSING = 1405, "a transactional handler has no store",
         "it takes a `Tx`, and the service was given no store of that kind",
         "call `.store(…)` on the service";
+    STATE_MISSING = 1406, "a handler takes a state that the service was not given",
+        "it takes `State<T>`, and no value of type `T` was given to the service",
+        "call `.state(value)` on the service";
+    STORE_TWICE = 1407, "a service was given two stores of one kind",
+        "a delivery is one commit in one store",
+        "give it one store, or split the service";
     INBOX_CONFLICT = 1501, "a message came twice with the same id and different bodies",
         "the sender reuses ids; the second is kept as a failure record",
         "mend the sender: one id, one message";

@@ -1,0 +1,120 @@
+//! From a URL to a bus.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use postrider_core::code::Code;
+use postrider_core::engine::Engine;
+use postrider_service::{Bus, BusOptions, Error, Result};
+
+use crate::url::EngineUrl;
+
+/// `Bus::connect(url)`. In the prelude.
+pub trait Connect: Sized {
+    /// Connects to the engine of this URL.
+    ///
+    /// | URL | engine |
+    /// |---|---|
+    /// | `embedded:DIR` | durable, in this process, in that directory |
+    /// | `memory:` | the same engine on a memory disk: gone with the process |
+    ///
+    /// # Errors
+    /// `PR-1101`: no engine of that scheme in this program; `PR-1102`: the URL cannot be read; what the engine says.
+    fn connect(url: &str) -> impl Future<Output = Result<Self>> + Send;
+
+    /// As [`Connect::connect`], with options.
+    ///
+    /// # Errors
+    /// As [`Connect::connect`].
+    fn connect_with(url: &str, options: BusOptions) -> impl Future<Output = Result<Self>> + Send;
+}
+
+impl Connect for Bus {
+    async fn connect(url: &str) -> Result<Self> {
+        connect(url).await
+    }
+
+    async fn connect_with(url: &str, options: BusOptions) -> Result<Self> {
+        connect_with(url, options).await
+    }
+}
+
+/// [`Connect::connect`] as a function.
+///
+/// # Errors
+/// As [`Connect::connect`].
+pub async fn connect(url: &str) -> Result<Bus> {
+    connect_with(url, BusOptions::default()).await
+}
+
+/// [`Connect::connect_with`] as a function.
+///
+/// # Errors
+/// As [`Connect::connect`].
+pub async fn connect_with(url: &str, options: BusOptions) -> Result<Bus> {
+    let engine = open(&EngineUrl::parse(url)?)?;
+    Bus::from_engine(engine, options).await
+}
+
+/// Schemes that this program could have, and the feature or the release that brings them.
+const OTHERS: [(&str, &str); 16] = [
+    ("kafka", "kafka"),
+    ("amqp", "rabbitmq"),
+    ("amqps", "rabbitmq"),
+    ("nats", "nats"),
+    ("redis", "redis"),
+    ("rediss", "redis"),
+    ("postgres", "postgres"),
+    ("postgresql", "postgres"),
+    ("pulsar", "pulsar"),
+    ("sqs", "aws"),
+    ("kinesis", "aws"),
+    ("pubsub", "pubsub"),
+    ("amqp10", "amqp10"),
+    ("mqtt", "mqtt"),
+    ("mqtts", "mqtt"),
+    ("zmq", "zeromq"),
+];
+
+fn open(url: &EngineUrl<'_>) -> Result<Arc<dyn Engine>> {
+    Err(unknown(url.scheme))
+}
+
+fn unknown(scheme: &str) -> Error {
+    let error = Error::new(
+        Code::URL_UNKNOWN_SCHEME,
+        format!("no engine for the scheme `{scheme}`"),
+    );
+    let other = OTHERS.iter().find(|(s, _)| *s == scheme);
+    match (scheme, other) {
+        ("embedded" | "memory", _) => error
+            .why("the program was built without the feature that brings it")
+            .remedy("build with the cargo feature `embedded` of `postrider`"),
+        (_, Some((_, feature))) => error
+            .why(format!(
+                "the cargo feature `{feature}` will bring it; this version does not have it yet"
+            ))
+            .remedy("use embedded:DIR or memory: until then"),
+        _ => error
+            .why("the scheme is misspelt, or no feature brings it")
+            .remedy("use embedded:DIR or memory:"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_unknown_scheme_names_the_feature_that_would_bring_it() {
+        let error = connect("kafka://broker:9092").await.err().unwrap();
+        assert_eq!(error.code(), Code::URL_UNKNOWN_SCHEME);
+        assert!(
+            error.to_string().contains("cargo feature `kafka`"),
+            "{error}"
+        );
+        let error = connect("kafak://broker").await.err().unwrap();
+        assert!(error.to_string().contains("misspelt"), "{error}");
+    }
+}

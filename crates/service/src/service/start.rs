@@ -1,0 +1,204 @@
+//! How a service starts: check, plan, print, provision, open. Nothing is started where one of these fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider_core::code::Code;
+use postrider_core::failure::FailureStore;
+use postrider_core::name::Name;
+use postrider_core::plan::Plan;
+use postrider_core::policy::Policy;
+use postrider_core::source::Source;
+use postrider_core::subscription::SubscriptionSpec;
+use postrider_core::topology::{DestinationSpec, SubscriptionNeed, Topology};
+
+use super::Service;
+use super::running::Running;
+use super::subscription::{Subscription, group};
+use crate::bus::Bus;
+use crate::context::{Host, Registry};
+use crate::erased::{ErasedHandler, Router, TakenTwice};
+use crate::error::{Error, Result};
+use crate::plan::{Facts, ServicePlan, SubscriptionPlan, needs};
+
+pub(super) async fn start(service: Service, bus: &Bus) -> Result<Running> {
+    if let Some(fault) = service.faults.into_iter().next() {
+        return Err(fault);
+    }
+    let name = Name::new(service.name.clone())?;
+    let bus = bus.named(service.name.clone());
+    for handler in &service.handlers {
+        handler.check(&service.registry)?;
+    }
+    let mut subscriptions = group(&name, service.handlers)?;
+    bound_holding(&mut subscriptions, &bus);
+    let home = match (&service.failures, bus.failure_store()) {
+        (Some(_), _) => Some("the service's failure store".to_owned()),
+        (None, Some(_)) => Some(format!("the engine ({})", bus.info().location)),
+        (None, None) => None,
+    };
+    let plan = plan(&name, &subscriptions, &service.registry, home, &bus);
+    let plan = if service.deny_emulation {
+        plan.deny_emulation()
+    } else {
+        plan
+    };
+    plan.check()?;
+    announce(&plan, service.announce);
+    provision(&subscriptions, &bus).await?;
+    let stores = service.registry.stores().to_vec();
+    let host = Arc::new(Host {
+        registry: service.registry,
+        bus: bus.clone(),
+    });
+    let failures = service.failures.or_else(|| bus.failure_store());
+    let drivers = open(subscriptions, &host, failures).await?;
+    Ok(Running {
+        plan,
+        drivers,
+        stores,
+        count: bus.count_service(),
+        bus,
+    })
+}
+
+/// A key is parked well before the engine takes its messages back.
+fn bound_holding(subscriptions: &mut [Subscription], bus: &Bus) {
+    if let Some(engine) = bus.info().capabilities.hold_max {
+        for subscription in subscriptions {
+            let limits = &mut subscription.policy.limits;
+            limits.hold_max = limits.hold_max.min(engine.mul_f32(0.8));
+        }
+    }
+}
+
+fn plan(
+    service: &Name,
+    subscriptions: &[Subscription],
+    registry: &Registry,
+    home: Option<String>,
+    bus: &Bus,
+) -> ServicePlan {
+    let stores: Vec<_> = registry.stores().iter().map(|s| s.info().clone()).collect();
+    let store = stores
+        .first()
+        .map(|s| format!("{} ({})", s.product, s.location));
+    let one = |subscription: &Subscription| {
+        let facts = Facts {
+            kind: subscription.id.on.kind,
+            policy: &subscription.policy,
+            replays: subscription.replays,
+            store: store.clone().filter(|_| subscription.in_store()),
+            failures: home.clone(),
+        };
+        SubscriptionPlan {
+            plan: Plan::of(subscription.id.clone(), needs(&facts), bus.info()),
+            types: subscription
+                .types()
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+            policy: subscription.policy.clone(),
+        }
+    };
+    ServicePlan {
+        service: service.to_string(),
+        engine: bus.info().clone(),
+        subscriptions: subscriptions.iter().map(one).collect(),
+        stores,
+    }
+}
+
+/// A user without a `tracing` subscriber must see the plan too.
+fn announce(plan: &ServicePlan, to_stderr: bool) {
+    let text = plan.text();
+    tracing::info!(service = %plan.service, plan = %text, "plan");
+    if to_stderr {
+        eprint!("postrider: {text}");
+    }
+}
+
+async fn provision(subscriptions: &[Subscription], bus: &Bus) -> Result {
+    let topology = Topology {
+        destinations: subscriptions
+            .iter()
+            .map(|s| DestinationSpec {
+                destination: s.id.on.clone(),
+                durability: None,
+                retain: Duration::ZERO,
+            })
+            .collect(),
+        subscriptions: subscriptions
+            .iter()
+            .map(|s| SubscriptionNeed {
+                id: s.id.clone(),
+                ordered: s.policy.ordered,
+                start: s.start,
+            })
+            .collect(),
+    };
+    let diff = bus
+        .engine()
+        .provision(&topology, bus.options().provision)
+        .await?;
+    if !diff.created.is_empty() {
+        tracing::info!(created = ?diff.created, "provisioned");
+    }
+    Ok(())
+}
+
+/// Opens each subscription and starts its driver. Where one cannot be opened, those before it are stopped again.
+async fn open(
+    subscriptions: Vec<Subscription>,
+    host: &Arc<Host>,
+    failures: Option<Arc<dyn FailureStore>>,
+) -> Result<Vec<Opened>> {
+    let mut opened = Vec::with_capacity(subscriptions.len());
+    for subscription in subscriptions {
+        opened.push(open_one(subscription, host, failures.clone()).await?);
+    }
+    Ok(opened)
+}
+
+async fn open_one(
+    subscription: Subscription,
+    host: &Arc<Host>,
+    failures: Option<Arc<dyn FailureStore>>,
+) -> Result<Opened> {
+    let runtime = host.bus.runtime();
+    let spec = SubscriptionSpec {
+        id: subscription.id.clone(),
+        member: runtime.instance,
+        ordered: subscription.policy.ordered,
+        start: subscription.start,
+        lease: subscription.lease,
+    };
+    let bound = subscription.handlers.into_iter().map(|h| {
+        let erased: Arc<dyn ErasedHandler> = Arc::new(h.bind(host.clone()));
+        erased
+    });
+    let router = Router::new(bound).map_err(|TakenTwice(message_type)| {
+        let what = format!("two handlers of `{}` take `{message_type}`", spec.id);
+        Error::new(Code::HANDLER_DUPLICATE, what)
+    })?;
+    let mut policy = subscription.policy;
+    policy.retries = router.retries().to_vec();
+    let source = runtime.engine.open(&spec).await?;
+    Ok(Opened {
+        spec,
+        policy,
+        router: Arc::new(router),
+        source,
+        failures,
+    })
+}
+
+/// An opened subscription with all that its driver needs.
+#[allow(dead_code, reason = "the driver takes it from here")]
+pub(super) struct Opened {
+    spec: SubscriptionSpec,
+    policy: Policy,
+    router: Arc<Router>,
+    source: Source,
+    failures: Option<Arc<dyn FailureStore>>,
+}
