@@ -24,9 +24,9 @@ pub(crate) mod kind {
     pub(crate) const RESERVE: u8 = 6;
     pub(crate) const OFFSET: u8 = 7;
     pub(crate) const FAILURE: u8 = 8;
-    pub(crate) const FAILURE_STATE: u8 = 9;
-    pub(crate) const PARK: u8 = 10;
-    pub(crate) const PARK_STATE: u8 = 11;
+    pub(crate) const REOPEN: u8 = 9;
+    pub(crate) const REDRIVE: u8 = 10;
+    pub(crate) const REMOVE: u8 = 11;
     pub(crate) const CRASH: u8 = 12;
     pub(crate) const DDL: u8 = 13;
     pub(crate) const TRIM: u8 = 14;
@@ -67,10 +67,6 @@ pub enum FailureState {
     Open,
     /// Being handled again by its subscription.
     Redriving,
-    /// Its redrive succeeded. Only in the audit list.
-    Resolved,
-    /// Given up. Only in the audit list.
-    Discarded,
 }
 
 impl FailureState {
@@ -78,8 +74,6 @@ impl FailureState {
         match self {
             FailureState::Open => 0,
             FailureState::Redriving => 1,
-            FailureState::Resolved => 2,
-            FailureState::Discarded => 3,
         }
     }
 
@@ -87,8 +81,6 @@ impl FailureState {
         Ok(match reader.u8()? {
             0 => FailureState::Open,
             1 => FailureState::Redriving,
-            2 => FailureState::Resolved,
-            3 => FailureState::Discarded,
             _ => return Err(reader.malformed("a failure state is not known")),
         })
     }
@@ -181,41 +173,31 @@ pub(crate) enum Entry<'a> {
         id: FailureId,
         at_ms: u64,
         source: Option<Offset>,
+        key: Option<&'a [u8]>,
+        parked: bool,
         group: &'a str,
         meta: &'a [u8],
         block: &'a [u8],
     },
-    FailureState {
+    Reopen {
         sub: SubId,
         id: FailureId,
         at_ms: u64,
-        state: FailureState,
-        reason: &'a str,
         group: &'a str,
         meta: &'a [u8],
     },
-    Park {
+    Redrive {
         sub: SubId,
-        seq: u64,
         at_ms: u64,
-        source: Option<Offset>,
-        key: &'a [u8],
-        meta: &'a [u8],
-        block: &'a [u8],
+        ids: Vec<(u64, u64)>,
+        reason: &'a str,
     },
-    ParkDone {
+    /// Without a reason: their redrive succeeded.
+    Remove {
         sub: SubId,
-        key: &'a [u8],
-        seq: u64,
-    },
-    ParkState {
-        sub: SubId,
-        key: &'a [u8],
-        state: &'a [u8],
-    },
-    Unpark {
-        sub: SubId,
-        key: &'a [u8],
+        at_ms: u64,
+        ids: Vec<(u64, u64)>,
+        reason: Option<&'a str>,
     },
     Crash {
         sub: SubId,
@@ -247,11 +229,9 @@ impl<'a> Entry<'a> {
             Entry::Reserve { .. } => kind::RESERVE,
             Entry::Offset { .. } => kind::OFFSET,
             Entry::Failure { .. } => kind::FAILURE,
-            Entry::FailureState { .. } => kind::FAILURE_STATE,
-            Entry::Park { .. } => kind::PARK,
-            Entry::ParkDone { .. } | Entry::ParkState { .. } | Entry::Unpark { .. } => {
-                kind::PARK_STATE
-            }
+            Entry::Reopen { .. } => kind::REOPEN,
+            Entry::Redrive { .. } => kind::REDRIVE,
+            Entry::Remove { .. } => kind::REMOVE,
             Entry::Crash { .. } => kind::CRASH,
             Entry::Ddl(_) => kind::DDL,
             Entry::Trim { .. } => kind::TRIM,
@@ -341,17 +321,19 @@ impl<'a> Entry<'a> {
                 out.put_u64(*offset);
                 out.put_bytes(reason.as_bytes());
             }
-            _ => self.encode_failure_or_park(out),
+            _ => self.encode_failure(out),
         }
     }
 
-    fn encode_failure_or_park(&self, out: &mut Vec<u8>) {
+    fn encode_failure(&self, out: &mut Vec<u8>) {
         match self {
             Entry::Failure {
                 sub,
                 id,
                 at_ms,
                 source,
+                key,
+                parked,
                 group,
                 meta,
                 block,
@@ -360,53 +342,47 @@ impl<'a> Entry<'a> {
                 out.put_u64(id.0);
                 out.put_u64(*at_ms);
                 out.put_option(*source, Put::put_u64);
+                out.put_option(*key, |out, key| out.put_bytes(key));
+                out.put_bool(*parked);
                 out.put_bytes(group.as_bytes());
                 out.put_bytes(meta);
                 out.put(block);
             }
-            Entry::FailureState {
+            Entry::Reopen {
                 sub,
                 id,
                 at_ms,
-                state,
-                reason,
                 group,
                 meta,
             } => {
                 out.put_u32(sub.0);
                 out.put_u64(id.0);
                 out.put_u64(*at_ms);
-                out.put_u8(state.code());
-                out.put_bytes(reason.as_bytes());
                 out.put_bytes(group.as_bytes());
                 out.put_bytes(meta);
             }
-            Entry::Park {
+            Entry::Redrive {
                 sub,
-                seq,
                 at_ms,
-                source,
-                key,
-                meta,
-                block,
+                ids,
+                reason,
             } => {
                 out.put_u32(sub.0);
-                out.put_u64(*seq);
                 out.put_u64(*at_ms);
-                out.put_option(*source, Put::put_u64);
-                out.put_bytes(key);
-                out.put_bytes(meta);
-                out.put(block);
+                put_ranges(out, ids);
+                out.put_bytes(reason.as_bytes());
             }
-            Entry::ParkDone { sub, key, seq } => {
-                put_park_state(out, *sub, 0, key);
-                out.put_u64(*seq);
+            Entry::Remove {
+                sub,
+                at_ms,
+                ids,
+                reason,
+            } => {
+                out.put_u32(sub.0);
+                out.put_u64(*at_ms);
+                put_ranges(out, ids);
+                out.put_option(*reason, |out, reason| out.put_bytes(reason.as_bytes()));
             }
-            Entry::ParkState { sub, key, state } => {
-                put_park_state(out, *sub, 1, key);
-                out.put_bytes(state);
-            }
-            Entry::Unpark { sub, key } => put_park_state(out, *sub, 2, key),
             _ => unreachable!("encode writes the others"),
         }
     }
@@ -462,9 +438,7 @@ impl<'a> Entry<'a> {
                 done: read_ranges(r)?,
                 meta: r.bytes()?,
             },
-            kind::FAILURE | kind::FAILURE_STATE | kind::PARK | kind::PARK_STATE => {
-                decode_failure_or_park(kind, r)?
-            }
+            kind::FAILURE | kind::REOPEN | kind::REDRIVE | kind::REMOVE => decode_failure(kind, r)?,
             kind::CRASH => Entry::Crash {
                 sub: SubId(r.u32()?),
                 state: r.bytes()?,
@@ -507,12 +481,6 @@ fn check_end(r: &Reader<'_>, base: Offset, count: u32) -> Result<(), Error> {
     }
 }
 
-fn put_park_state(out: &mut Vec<u8>, sub: SubId, op: u8, key: &[u8]) {
-    out.put_u32(sub.0);
-    out.put_u8(op);
-    out.put_bytes(key);
-}
-
 fn encode_return(out: &mut Vec<u8>, sub: SubId, at_ms: u64, returned: &[Returned]) {
     out.put_u32(sub.0);
     out.put_u64(at_ms);
@@ -547,64 +515,57 @@ fn decode_return<'a>(r: &mut Reader<'a>) -> Result<Entry<'a>, Error> {
     })
 }
 
-fn decode_failure_or_park<'a>(kind: u8, r: &mut Reader<'a>) -> Result<Entry<'a>, Error> {
+fn decode_failure<'a>(kind: u8, r: &mut Reader<'a>) -> Result<Entry<'a>, Error> {
     let sub = SubId(r.u32()?);
     Ok(match kind {
         kind::FAILURE => {
-            let id = FailureId(r.u64()?);
-            let at_ms = r.u64()?;
+            let (id, at_ms) = (FailureId(r.u64()?), r.u64()?);
             let source = r.option(Reader::u64)?;
+            let key = r.option(Reader::bytes)?;
+            let parked = r.bool()?;
             let (group, meta) = (r.text()?, r.bytes()?);
+            if parked && key.is_none() {
+                return Err(r.malformed("a failure record parks a key and has none"));
+            }
+            let block = read_single_block(r)?;
             Entry::Failure {
                 sub,
                 id,
                 at_ms,
                 source,
+                key,
+                parked,
                 group,
                 meta,
-                block: read_single_block(r)?,
+                block,
             }
         }
-        kind::FAILURE_STATE => Entry::FailureState {
-            sub,
-            id: FailureId(r.u64()?),
-            at_ms: r.u64()?,
-            state: FailureState::read(r)?,
-            reason: r.text()?,
-            group: r.text()?,
-            meta: r.bytes()?,
-        },
-        kind::PARK => {
-            let seq = r.u64()?;
-            let at_ms = r.u64()?;
-            let source = r.option(Reader::u64)?;
-            let (key, meta) = (r.bytes()?, r.bytes()?);
-            Entry::Park {
+        kind::REOPEN => {
+            let (id, at_ms) = (FailureId(r.u64()?), r.u64()?);
+            Entry::Reopen {
                 sub,
-                seq,
+                id,
                 at_ms,
-                source,
-                key,
-                meta,
-                block: read_single_block(r)?,
+                group: r.text()?,
+                meta: r.bytes()?,
+            }
+        }
+        kind::REDRIVE => {
+            let at_ms = r.u64()?;
+            Entry::Redrive {
+                sub,
+                at_ms,
+                ids: read_ranges(r)?,
+                reason: r.text()?,
             }
         }
         _ => {
-            let op = r.u8()?;
-            let key = r.bytes()?;
-            match op {
-                0 => Entry::ParkDone {
-                    sub,
-                    key,
-                    seq: r.u64()?,
-                },
-                1 => Entry::ParkState {
-                    sub,
-                    key,
-                    state: r.bytes()?,
-                },
-                2 => Entry::Unpark { sub, key },
-                _ => return Err(r.malformed("an operation on a parked key is not known")),
+            let at_ms = r.u64()?;
+            Entry::Remove {
+                sub,
+                at_ms,
+                ids: read_ranges(r)?,
+                reason: r.option(Reader::text)?,
             }
         }
     })

@@ -278,25 +278,13 @@ pub enum Error {
         /// What is there.
         found: &'static str,
     },
-    /// The key is not parked, or the message is not its first.
-    #[error(
-        "the key is not parked in subscription {sub}, or message {seq} is not its first: list it again"
-    )]
-    UnknownParked {
+    /// What should come behind a parked key has none: the key is not parked (any more). Nothing of the commit was done: handle it instead.
+    #[error("the key is not parked in subscription {sub} (any more): handle the message instead")]
+    NotParked {
         /// The subscription.
         sub: crate::SubId,
-        /// The parked message; 0 when only the key was asked for.
-        seq: u64,
-    },
-    /// The parked key still has messages.
-    #[error(
-        "the key still has {messages} parked messages in subscription {sub}: handle them first"
-    )]
-    NotEmpty {
-        /// The subscription.
-        sub: crate::SubId,
-        /// How many.
-        messages: u64,
+        /// The message, where it is settled.
+        offset: Option<u64>,
     },
     /// A system call failed.
     #[error("{action} {file} failed: {source}")]

@@ -61,14 +61,12 @@ pub use entry::FailureState;
 pub use error::Error;
 pub use ids::{FailureId, KeyHash, LeaseToken, MemberId, Now, Offset, StreamId, SubId};
 pub use log::{
-    Failure, Limits, Log, Options, ParkedMessage, ReadBatch, StreamInfo, SubscriptionInfo, Ticked,
-    Wakes,
+    Failure, Limits, Log, Options, ReadBatch, StreamInfo, SubscriptionInfo, Ticked, Wakes,
 };
 pub use tx::{
     Appended, Cancel, Confirm, Expected, FailureIn, FailureOp, Header, LeaseBatch, Leased,
-    OffsetCommit, ParkIn, ParkOp, Publish, Record, RecordIn, Settle, SettleOp, Ticket, Tx,
+    OffsetCommit, Park, Publish, Record, RecordIn, Settle, SettleOp, Ticket, Tx,
 };
-pub use view::failures::{Audit, FailureGroup, FailureInfo};
+pub use view::failures::{Action, Audit, FailureGroup, FailureInfo};
 pub use view::offsets::ReaderState;
-pub use view::parked::ParkedInfo;
 pub use wal::{Lsn, OpenReport};

@@ -30,7 +30,7 @@ use state::{MonoTimer, WallTimer};
 
 pub use admin::{StreamInfo, SubscriptionInfo};
 pub use deliver::ReadBatch;
-pub use failures::{Failure, ParkedMessage};
+pub use failures::Failure;
 pub use flow::Wakes;
 pub use timers::Ticked;
 
@@ -45,7 +45,7 @@ pub struct Limits {
     pub key_bytes_max: usize,
     /// Records in one commit. Default 65,536.
     pub records_max: usize,
-    /// What a host stores with a failure record, a parked key or message, a reader's position, or as crash state, in bytes. Default 1 MiB.
+    /// What a host stores with a failure record, a reader's position, or as crash state, in bytes. Default 1 MiB.
     pub meta_bytes_max: usize,
     /// The cause of a failure, and a reason, in bytes. Default 1 KiB.
     pub reason_bytes_max: usize,

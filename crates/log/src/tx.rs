@@ -21,8 +21,6 @@ pub struct Tx {
     pub cancels: Vec<Cancel>,
     /// Operations on failure records that are not the settling of a lease.
     pub failures: Vec<FailureOp>,
-    /// Operations on parked keys that are not the settling of a lease.
-    pub parks: Vec<ParkOp>,
     /// Positions of log-shaped readers.
     pub offsets: Vec<OffsetCommit>,
     /// Crash states to store: the subscription and an opaque value, which replaces the one before.
@@ -34,7 +32,7 @@ pub struct Tx {
 /// When a commit is safe, as [`Ticket::level`] then says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Confirm {
-    /// The strongest level of what is in it: a publish has its stream's level; failure records, parked keys and reader
+    /// The strongest level of what is in it: a publish has its stream's level; failure records and reader
     /// positions are `fsync`; acknowledgements, returns and crash states alone are `os` (they ride on the next sync,
     /// which comes within [`Options::lazy_sync_after`](crate::Options::lazy_sync_after)).
     #[default]
@@ -160,10 +158,8 @@ pub struct SettleOp {
 pub enum Settle {
     /// Handled.
     Ack,
-    /// Failed for good: a failure record with the original bytes is stored in the same frame.
+    /// Failed for good: a failure record with the original bytes is stored in the same frame. It may park its key.
     Dead(FailureIn),
-    /// Set aside under its key, behind what is parked there already, in the same frame.
-    Park(ParkIn),
     /// Given up on without a record; the reason goes into the audit list.
     Discard {
         /// Why.
@@ -183,17 +179,26 @@ pub enum Settle {
 /// A failure record to store. The record itself (key, payload, headers) comes from the delivery or from [`FailureOp::Append`].
 #[derive(Debug, Clone, Default)]
 pub struct FailureIn {
-    /// The cause by which records are grouped in listings; at most 1 KiB.
+    /// The cause by which records are grouped in listings.
     pub group: String,
     /// What the host wants to know of it again (error chain, attempts, when): opaque to the log.
     pub meta: Bytes,
+    /// The key that it belongs to; must be there where it parks.
+    pub key: Option<Bytes>,
+    /// What becomes of the key.
+    pub park: Park,
 }
 
-/// What to keep with a parked message.
-#[derive(Debug, Clone, Default)]
-pub struct ParkIn {
-    /// Opaque to the log, stored with the message.
-    pub meta: Bytes,
+/// What a failure record does to its key. A key is parked as long as it has a record that parks it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Park {
+    /// Nothing.
+    #[default]
+    No,
+    /// Parks it, or comes behind what parks it already.
+    Key,
+    /// Comes behind what parks it already. The key is not parked: the whole commit fails with `NotParked`.
+    Behind,
 }
 
 /// Takes back a scheduled record: settles it in every subscription that has not got it in flight or settled.
@@ -208,8 +213,8 @@ pub struct Cancel {
 /// An operation on the failure records of one subscription.
 #[derive(Debug, Clone)]
 pub enum FailureOp {
-    /// Stores a record that did not come from a lease (another engine's message). The same id twice, while the first is
-    /// open or redriving, is stored once: the answer is the first one's number.
+    /// Stores a record that did not come from a lease (another engine's message). The same id and source twice, while the first is
+    /// there, is stored once: the answer is the first one's number.
     Append {
         /// Whose failure.
         sub: SubId,
@@ -217,82 +222,42 @@ pub enum FailureOp {
         failure: FailureIn,
         /// The message.
         record: Box<RecordIn>,
+        /// Where it stood, by which it is told from another message of the same id.
+        source: Option<Offset>,
     },
-    /// Open → redriving: the host injects it into the subscription again.
+    /// Open → redriving: the host injects them into the subscription again, in the order of their numbers.
     Redrive {
-        /// Whose failure.
+        /// Whose failures.
         sub: SubId,
-        /// Which.
-        id: FailureId,
+        /// Which, rising.
+        ids: Vec<FailureId>,
         /// Why; kept in the audit list.
         reason: String,
     },
-    /// Redriving → open: it failed again, with a new cause.
+    /// Redriving → open: it failed again, with a new cause. Of a parked key, the rest is open again too.
     Reopen {
         /// Whose failure.
         sub: SubId,
         /// Which.
         id: FailureId,
-        /// The new cause.
+        /// The new cause. Key and parking stay what they are.
         failure: FailureIn,
     },
-    /// Ends a record: its redrive succeeded.
+    /// Ends a record: its redrive succeeded. The last of a parked key frees the key.
     Resolve {
         /// Whose failure.
         sub: SubId,
         /// Which.
         id: FailureId,
-        /// Why; kept in the audit list.
-        reason: String,
     },
-    /// Ends a record: it is given up.
+    /// Ends records: they are given up. The last of a parked key frees the key.
     Discard {
-        /// Whose failure.
+        /// Whose failures.
         sub: SubId,
-        /// Which.
-        id: FailureId,
+        /// Which, rising.
+        ids: Vec<FailureId>,
         /// Why; kept in the audit list.
         reason: String,
-    },
-}
-
-/// An operation on a parked key of one subscription.
-#[derive(Debug, Clone)]
-pub enum ParkOp {
-    /// Parks a message that did not come from a lease, behind what is parked under its key. The same id twice, while the
-    /// first is parked, is parked once.
-    Append {
-        /// Whose key.
-        sub: SubId,
-        /// What to keep with it.
-        park: ParkIn,
-        /// The message; it must have a key.
-        record: Box<RecordIn>,
-    },
-    /// Ends the first parked message of a key: it was handled, or became a failure record.
-    Done {
-        /// Whose key.
-        sub: SubId,
-        /// Which key.
-        key: Bytes,
-        /// Which message: must be the first of the key.
-        seq: u64,
-    },
-    /// Replaces the opaque state of a parked key (redriving or not, back-off, …).
-    State {
-        /// Whose key.
-        sub: SubId,
-        /// Which key.
-        key: Bytes,
-        /// Opaque to the log.
-        state: Bytes,
-    },
-    /// The key is no longer parked. Refused with `NotEmpty` while messages are.
-    Unpark {
-        /// Whose key.
-        sub: SubId,
-        /// Which key.
-        key: Bytes,
     },
 }
 

@@ -81,42 +81,48 @@ fn all(block: &[u8]) -> Vec<Entry<'_>> {
             sub,
             id,
             at_ms: 1,
-            source: Some(8),
-            group: "card declined",
+            source: Some(7),
+            key: Some(b"order-1"),
+            parked: true,
+            group: "declined",
             meta: b"{}",
             block,
         },
-        Entry::FailureState {
+        Entry::Failure {
             sub,
             id,
             at_ms: 1,
-            state: FailureState::Redriving,
-            reason: "fixed",
-            group: "",
-            meta: b"",
-        },
-        Entry::Park {
-            sub,
-            seq: 1,
-            at_ms: 1,
             source: None,
-            key: b"order-1",
+            key: None,
+            parked: false,
+            group: "declined",
             meta: b"",
             block,
         },
-        Entry::ParkDone {
+        Entry::Reopen {
             sub,
-            key: b"order-1",
-            seq: 1,
+            id,
+            at_ms: 1,
+            group: "declined again",
+            meta: b"{}",
         },
-        Entry::ParkState {
+        Entry::Redrive {
             sub,
-            key: b"order-1",
-            state: b"redriving",
+            at_ms: 1,
+            ids: vec![(1, 3), (7, 8)],
+            reason: "fixed",
         },
-        Entry::Unpark {
+        Entry::Remove {
             sub,
-            key: b"order-1",
+            at_ms: 1,
+            ids: vec![(1, 2)],
+            reason: None,
+        },
+        Entry::Remove {
+            sub,
+            at_ms: 1,
+            ids: vec![(2, 5)],
+            reason: Some("no longer wanted"),
         },
         Entry::Crash {
             sub,
@@ -168,7 +174,7 @@ fn an_entry_cut_anywhere_is_refused() {
         let mut out = Vec::new();
         entry.encode(&mut out);
         // The block is checked when it is read; up to its table an entry must be whole.
-        let whole = if let Entry::Data { .. } | Entry::Failure { .. } | Entry::Park { .. } = entry {
+        let whole = if let Entry::Data { .. } | Entry::Failure { .. } = entry {
             out.len() - block.len()
         } else {
             out.len()

@@ -70,8 +70,6 @@ pub struct SubscriptionInfo {
     pub failures: usize,
     /// Parked keys.
     pub parked_keys: usize,
-    /// Messages parked under them.
-    pub parked_messages: u64,
 }
 
 impl Log {
@@ -374,10 +372,7 @@ impl Log {
     pub fn subscription_info(&self, sub: SubId) -> Result<SubscriptionInfo, Error> {
         let (sub, stream) = self.state.sub_and_stream(sub)?;
         let Subscription {
-            dispatch,
-            failures,
-            parked,
-            ..
+            dispatch, failures, ..
         } = sub;
         let first = sub.settled.next_unsettled(0);
         let oldest = stream.find(first).filter(|_| sub.depth > 0);
@@ -397,8 +392,9 @@ impl Log {
                 .map_or(0, |dispatch| dispatch.waiting_len()),
             oldest_ms: oldest.map(|batch| batch.at_ms),
             failures: failures.as_ref().map_or(0, |failures| failures.len()),
-            parked_keys: parked.as_ref().map_or(0, |parked| parked.keys_len()),
-            parked_messages: parked.as_ref().map_or(0, |parked| parked.messages_len()),
+            parked_keys: failures
+                .as_ref()
+                .map_or(0, |failures| failures.parked_keys().len()),
         })
     }
 

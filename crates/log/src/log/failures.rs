@@ -1,4 +1,4 @@
-//! Looking at failure records, parked keys and crash states. They are changed by [`Log::commit`].
+//! Looking at failure records, the keys that they park, and crash states. They are changed by [`Log::commit`].
 
 use bytes::Bytes;
 
@@ -9,7 +9,6 @@ use crate::entry::{Entry, kind};
 use crate::ids::{FailureId, Offset, SubId};
 use crate::tx::Record;
 use crate::view::failures::{Audit, FailureGroup, FailureInfo};
-use crate::view::parked::ParkedInfo;
 use crate::wal::Location;
 
 /// A failure record with what was stored in it.
@@ -20,21 +19,6 @@ pub struct Failure {
     /// What the host stored: of the last time it failed.
     pub meta: Bytes,
     /// The message, byte for byte. Its offset is that of the source, or 0.
-    pub record: Record,
-}
-
-/// A parked message.
-#[derive(Debug, Clone)]
-pub struct ParkedMessage {
-    /// Its number, by which [`ParkOp::Done`](crate::ParkOp::Done) ends it.
-    pub seq: u64,
-    /// When it was parked, wall time in ms.
-    pub at_ms: u64,
-    /// Its offset in the subscription's stream, if it came from there.
-    pub source: Option<Offset>,
-    /// What the host stored with it.
-    pub meta: Bytes,
-    /// The message. Its offset is that of the source, or 0.
     pub record: Record,
 }
 
@@ -80,17 +64,17 @@ impl Log {
         let failures = self.state.sub(sub)?.failures.as_ref().ok_or_else(unknown)?;
         let info = failures.info(id).ok_or_else(unknown)?;
         let pieces = failures.pieces(id).ok_or_else(unknown)?;
-        let (first_meta, record) = self.stored(kind::FAILURE, pieces.payload, info.source)?;
+        let (first_meta, record) = self.stored(pieces.payload, info.source)?;
         let meta = match pieces.meta {
             None => first_meta,
             Some(location) => {
                 let body = self.wal.read(location)?;
-                match Entry::decode(kind::FAILURE_STATE, 0, &body)? {
-                    Some(Entry::FailureState { meta, .. }) => body.slice_ref(meta),
+                match Entry::decode(kind::REOPEN, 0, &body)? {
+                    Some(Entry::Reopen { meta, .. }) => body.slice_ref(meta),
                     _ => {
                         return Err(Error::Malformed {
                             what: "failure record",
-                            why: "its state is not one",
+                            why: "its newer cause is not one",
                         });
                     }
                 }
@@ -110,59 +94,61 @@ impl Log {
         }))
     }
 
-    /// Parked keys behind `after` in the order of bytes, at most `max`.
+    /// The head of one failure record; `None` if it is not there (any more).
     ///
     /// # Errors
     /// [`Error::UnknownSubscription`].
-    pub fn parked_keys(
-        &self,
-        sub: SubId,
-        after: Option<&[u8]>,
-        max: usize,
-    ) -> Result<Vec<ParkedInfo>, Error> {
-        let parked = self.state.sub(sub)?.parked.as_ref();
-        Ok(parked.map_or_else(Vec::new, |parked| parked.list(after, max)))
-    }
-
-    /// A key, if it is parked.
-    ///
-    /// # Errors
-    /// [`Error::UnknownSubscription`].
-    pub fn parked_key(&self, sub: SubId, key: &[u8]) -> Result<Option<ParkedInfo>, Error> {
+    pub fn failure_info(&self, sub: SubId, id: FailureId) -> Result<Option<FailureInfo>, Error> {
         Ok(self
             .state
             .sub(sub)?
-            .parked
+            .failures
             .as_ref()
-            .and_then(|parked| parked.info(key)))
+            .and_then(|failures| failures.info(id)))
     }
 
-    /// The messages of a parked key from number `from_seq` on (0: from the first), in order, at most `max`.
+    /// Failure records that are being redriven, with a number above `after`, at most `max`, in the order of their numbers.
     ///
     /// # Errors
-    /// [`Error::UnknownSubscription`], what reading one failed with.
-    pub fn parked_messages(
+    /// [`Error::UnknownSubscription`].
+    pub fn redriving(
         &self,
         sub: SubId,
-        key: &[u8],
-        from_seq: u64,
+        after: FailureId,
         max: usize,
-    ) -> Result<Vec<ParkedMessage>, Error> {
-        let Some(parked) = self.state.sub(sub)?.parked.as_ref() else {
-            return Ok(Vec::new());
-        };
-        let items = parked.items(key, from_seq, max).into_iter();
-        let read = items.map(|item| {
-            let (meta, record) = self.stored(kind::PARK, item.payload, item.source)?;
-            Ok(ParkedMessage {
-                seq: item.seq,
-                at_ms: item.at_ms,
-                source: item.source,
-                meta,
-                record,
-            })
-        });
-        read.collect()
+    ) -> Result<Vec<FailureInfo>, Error> {
+        let failures = self.state.sub(sub)?.failures.as_ref();
+        Ok(failures.map_or_else(Vec::new, |failures| failures.redriving(after, max)))
+    }
+
+    /// Whether a key is parked. Of a subscription that is not there none is.
+    pub fn is_parked(&self, sub: SubId, key: &[u8]) -> bool {
+        let sub = self
+            .state
+            .subs
+            .get(&sub)
+            .and_then(|sub| sub.failures.as_ref());
+        sub.is_some_and(|failures| failures.is_parked(key))
+    }
+
+    /// The keys that are parked, in the order of bytes.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSubscription`].
+    pub fn parked_keys(&self, sub: SubId) -> Result<Vec<Bytes>, Error> {
+        let failures = self.state.sub(sub)?.failures.as_ref();
+        Ok(failures.map_or_else(Vec::new, |failures| {
+            failures.parked_keys().cloned().collect()
+        }))
+    }
+
+    /// The failure records that park a key, in order.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSubscription`].
+    pub fn failures_of_key(&self, sub: SubId, key: &[u8]) -> Result<Vec<FailureId>, Error> {
+        let failures = self.state.sub(sub)?.failures.as_ref();
+        Ok(failures.map_or_else(Vec::new, |failures| failures.of_key(key).collect()))
     }
 
     /// What was last stored as the crash state of a subscription; empty if nothing was.
@@ -173,21 +159,14 @@ impl Log {
         Ok(self.state.sub(sub)?.crash.clone())
     }
 
-    /// Meta and message of a FAILURE or PARK entry.
-    fn stored(
-        &self,
-        kind: u8,
-        location: Location,
-        source: Option<Offset>,
-    ) -> Result<(Bytes, Record), Error> {
+    /// Meta and message of a FAILURE entry.
+    fn stored(&self, location: Location, source: Option<Offset>) -> Result<(Bytes, Record), Error> {
         let body = self.wal.read(location)?;
-        let (meta, block) = match Entry::decode(kind, 0, &body)? {
-            Some(Entry::Failure { meta, block, .. } | Entry::Park { meta, block, .. }) => {
-                (meta, block)
-            }
+        let (meta, block) = match Entry::decode(kind::FAILURE, 0, &body)? {
+            Some(Entry::Failure { meta, block, .. }) => (meta, block),
             _ => {
                 return Err(Error::Malformed {
-                    what: "stored message",
+                    what: "failure record",
                     why: "the entry is of another kind",
                 });
             }

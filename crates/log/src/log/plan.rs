@@ -1,6 +1,6 @@
 //! Deciding a commit: everything is looked at before anything is written.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
@@ -12,8 +12,8 @@ use crate::entry::{DATA_HEAD, Entry, FailureState, Reason, Returned, kind};
 use crate::ids::{FailureId, IntMap, Now, Offset, StreamId, SubId, millis};
 use crate::log::State;
 use crate::tx::{
-    Appended, Cancel, Confirm, FailureIn, FailureOp, OffsetCommit, ParkOp, Publish, Record,
-    RecordIn, Settle, SettleOp, Ticket, Tx,
+    Appended, Cancel, Confirm, FailureIn, FailureOp, OffsetCommit, Park, Publish, Record, RecordIn,
+    Settle, SettleOp, Ticket, Tx,
 };
 use crate::view::offsets::check_done;
 use crate::view::stream::RESERVE_AHEAD;
@@ -28,7 +28,7 @@ impl Log {
     ///
     /// # Errors
     /// [`Error::UnknownStream`], [`Error::UnknownSubscription`], [`Error::Conflict`], [`Error::LeaseLost`], [`Error::Fenced`],
-    /// [`Error::UnknownFailure`], [`Error::UnknownParked`], [`Error::NotEmpty`], [`Error::TooLarge`], [`Error::Invalid`], and those of
+    /// [`Error::UnknownFailure`], [`Error::NotParked`], [`Error::TooLarge`], [`Error::Invalid`], and those of
     /// [`Wal::append`].
     pub fn commit(&mut self, tx: Tx, now: Now) -> Result<Ticket, Error> {
         self.forget_old_ids(&tx.publishes, now);
@@ -43,7 +43,6 @@ impl Log {
         plan.settles(&tx.settles)?;
         let cancelled = plan.cancels(&tx.cancels)?;
         plan.failure_ops(&tx.failures)?;
-        plan.park_ops(&tx.parks)?;
         plan.offsets(&tx.offsets)?;
         plan.crash_states(&tx.crash_states)?;
         plan.emit_settles()?;
@@ -121,12 +120,12 @@ pub(super) struct Plan<'s, 'a> {
     ids: HashMap<(StreamId, [u8; 16]), Offset>,
     subs: IntMap<SubId, SubPlan>,
     next_failure: IntMap<SubId, u64>,
-    failure_states: HashMap<(SubId, FailureId), FailureState>,
-    failure_ids: HashMap<(SubId, [u8; 16]), FailureId>,
-    next_park: IntMap<SubId, u64>,
-    /// Per parked key: messages ended and added by this commit.
-    park_changes: HashMap<(SubId, Bytes), (usize, u64)>,
-    park_ids: HashMap<(SubId, [u8; 16]), ()>,
+    /// Records that this commit decided about.
+    decided: HashSet<(SubId, FailureId)>,
+    /// Records that this commit stores, by message and source.
+    failure_ids: HashMap<(SubId, [u8; 16], Option<Offset>), FailureId>,
+    /// Keys that this commit parks.
+    parks: HashSet<(SubId, Bytes)>,
 }
 
 impl<'s, 'a> Plan<'s, 'a> {
@@ -145,11 +144,9 @@ impl<'s, 'a> Plan<'s, 'a> {
             ids: HashMap::new(),
             subs: IntMap::default(),
             next_failure: IntMap::default(),
-            failure_states: HashMap::new(),
+            decided: HashSet::new(),
             failure_ids: HashMap::new(),
-            next_park: IntMap::default(),
-            park_changes: HashMap::new(),
-            park_ids: HashMap::new(),
+            parks: HashSet::new(),
         }
     }
 
@@ -466,14 +463,19 @@ impl<'s, 'a> Plan<'s, 'a> {
                     Reason::Discarded
                 }
                 Settle::Dead(failure) => {
+                    if failure.park == Park::Behind && !self.is_parked(*id, failure.key.as_ref()) {
+                        return Err(Error::NotParked {
+                            sub: *id,
+                            offset: Some(*offset),
+                        });
+                    }
                     let record = self.read(*id, *offset)?.to_input();
                     self.new_failure(*id, failure, &record, Some(*offset))?;
-                    Reason::Dead
-                }
-                Settle::Park(park) => {
-                    let record = self.read(*id, *offset)?.to_input();
-                    self.new_parked(*id, &park.meta, &record, Some(*offset))?;
-                    Reason::Parked
+                    if failure.park == Park::No {
+                        Reason::Dead
+                    } else {
+                        Reason::Parked
+                    }
                 }
             };
             self.subs
@@ -575,6 +577,17 @@ impl<'s, 'a> Plan<'s, 'a> {
         Ok(())
     }
 
+    fn is_parked(&self, sub: SubId, key: Option<&Bytes>) -> bool {
+        let Some(key) = key else { return false };
+        let stored = self
+            .state
+            .subs
+            .get(&sub)
+            .and_then(|sub| sub.failures.as_ref());
+        stored.is_some_and(|failures| failures.is_parked(key))
+            || self.parks.contains(&(sub, key.clone()))
+    }
+
     fn new_failure(
         &mut self,
         sub: SubId,
@@ -583,6 +596,20 @@ impl<'s, 'a> Plan<'s, 'a> {
         source: Option<Offset>,
     ) -> Result<(), Error> {
         self.check_failure(failure)?;
+        let key = failure.key.as_deref().filter(|key| !key.is_empty());
+        let parked = failure.park != Park::No;
+        match &failure.key {
+            Some(key) if parked && !key.is_empty() => {
+                self.parks.insert((sub, key.clone()));
+            }
+            _ if parked => {
+                return Err(Error::Invalid {
+                    what: "park",
+                    why: "there is no key: store a failure record that does not park",
+                });
+            }
+            _ => {}
+        }
         let known = self.state.sub(sub)?.failures.as_ref();
         let id = *self
             .next_failure
@@ -591,8 +618,7 @@ impl<'s, 'a> Plan<'s, 'a> {
         self.next_failure.insert(sub, id + 1);
         let id = FailureId(id);
         self.failures.push(id);
-        self.failure_states.insert((sub, id), FailureState::Open);
-        self.failure_ids.insert((sub, record.id), id);
+        self.failure_ids.insert((sub, record.id, source), id);
         let block = single(record, self.now.wall_ms);
         let (at_ms, group, meta) = (self.now.wall_ms, failure.group.as_str(), &failure.meta);
         self.frame.push(&Entry::Failure {
@@ -600,6 +626,8 @@ impl<'s, 'a> Plan<'s, 'a> {
             id,
             at_ms,
             source,
+            key,
+            parked,
             group,
             meta,
             block: &block,
@@ -609,214 +637,125 @@ impl<'s, 'a> Plan<'s, 'a> {
     }
 
     fn failure_ops(&mut self, ops: &[FailureOp]) -> Result<(), Error> {
+        let at_ms = self.now.wall_ms;
         for op in ops {
+            self.raise(Level::Fsync);
             match op {
                 FailureOp::Append {
                     sub,
                     failure,
                     record,
+                    source,
                 } => {
                     self.check_record(record)?;
-                    let known = self.failure_ids.get(&(*sub, record.id)).copied();
-                    let stored = self.state.sub(*sub)?.failures.as_ref();
-                    let known = known
-                        .or_else(|| stored.and_then(|failures| failures.of_message(record.id)));
-                    match known.filter(|_| record.id != [0; 16]) {
-                        Some(id) => {
-                            self.raise(Level::Fsync);
-                            self.failures.push(id);
+                    match self.known_failure(*sub, record.id, *source)? {
+                        Some(id) => self.failures.push(id),
+                        None if failure.park == Park::Behind
+                            && !self.is_parked(*sub, failure.key.as_ref()) =>
+                        {
+                            return Err(Error::NotParked {
+                                sub: *sub,
+                                offset: None,
+                            });
                         }
-                        None => self.new_failure(*sub, failure, record, None)?,
+                        None => self.new_failure(*sub, failure, record, *source)?,
                     }
                 }
-                FailureOp::Redrive { sub, id, reason } => {
-                    self.move_failure(
-                        *sub,
-                        *id,
-                        &[FailureState::Open],
-                        FailureState::Redriving,
+                FailureOp::Redrive { sub, ids, reason } => {
+                    self.check_reason(reason)?;
+                    let ids = self.decide(*sub, ids, &[FailureState::Open])?;
+                    self.frame.push(&Entry::Redrive {
+                        sub: *sub,
+                        at_ms,
+                        ids,
                         reason,
-                        None,
-                    )?;
+                    });
                 }
                 FailureOp::Reopen { sub, id, failure } => {
                     self.check_failure(failure)?;
-                    let from = [FailureState::Redriving, FailureState::Open];
-                    self.move_failure(
-                        *sub,
-                        *id,
-                        &from,
-                        FailureState::Open,
-                        "failed again",
-                        Some(failure),
-                    )?;
+                    self.decide(*sub, &[*id], &[FailureState::Redriving, FailureState::Open])?;
+                    let (group, meta) = (failure.group.as_str(), &failure.meta);
+                    self.frame.push(&Entry::Reopen {
+                        sub: *sub,
+                        id: *id,
+                        at_ms,
+                        group,
+                        meta,
+                    });
                 }
-                FailureOp::Resolve { sub, id, reason } => {
-                    let from = [FailureState::Redriving, FailureState::Open];
-                    self.move_failure(*sub, *id, &from, FailureState::Resolved, reason, None)?;
+                FailureOp::Resolve { sub, id } => {
+                    let ids =
+                        self.decide(*sub, &[*id], &[FailureState::Redriving, FailureState::Open])?;
+                    self.frame.push(&Entry::Remove {
+                        sub: *sub,
+                        at_ms,
+                        ids,
+                        reason: None,
+                    });
                 }
-                FailureOp::Discard { sub, id, reason } => {
-                    let from = [FailureState::Open, FailureState::Redriving];
-                    self.move_failure(*sub, *id, &from, FailureState::Discarded, reason, None)?;
+                FailureOp::Discard { sub, ids, reason } => {
+                    self.check_reason(reason)?;
+                    let ids =
+                        self.decide(*sub, ids, &[FailureState::Redriving, FailureState::Open])?;
+                    self.frame.push(&Entry::Remove {
+                        sub: *sub,
+                        at_ms,
+                        ids,
+                        reason: Some(reason),
+                    });
                 }
             }
         }
         Ok(())
     }
 
-    fn move_failure(
-        &mut self,
+    /// The record of this message from this place. What has neither id nor source is never known.
+    fn known_failure(
+        &self,
         sub: SubId,
-        id: FailureId,
-        from: &[FailureState],
-        to: FailureState,
-        reason: &str,
-        failure: Option<&FailureIn>,
-    ) -> Result<(), Error> {
-        self.check_reason(reason)?;
+        id: [u8; 16],
+        source: Option<Offset>,
+    ) -> Result<Option<FailureId>, Error> {
+        if id == [0; 16] && source.is_none() {
+            return Ok(None);
+        }
         let stored = self
             .state
             .sub(sub)?
             .failures
             .as_ref()
-            .and_then(|failures| failures.state(id));
-        let state = self.failure_states.get(&(sub, id)).copied().or(stored);
-        let found = match state {
-            Some(state) if from.contains(&state) => {
-                self.failure_states.insert((sub, id), to);
-                let (group, meta) =
-                    failure.map_or(("", &[][..]), |f| (f.group.as_str(), &f.meta[..]));
-                let at_ms = self.now.wall_ms;
-                self.frame.push(&Entry::FailureState {
-                    sub,
-                    id,
-                    at_ms,
-                    state: to,
-                    reason,
-                    group,
-                    meta,
-                });
-                self.raise(Level::Fsync);
-                return Ok(());
-            }
-            Some(FailureState::Open) => "open",
-            Some(FailureState::Redriving) => "being redriven already",
-            Some(_) => "closed",
-            None => "not there (any more)",
-        };
-        Err(Error::UnknownFailure { sub, id, found })
+            .and_then(|failures| failures.of_origin(id, source));
+        Ok(stored.or_else(|| self.failure_ids.get(&(sub, id, source)).copied()))
     }
 
-    fn new_parked(
+    /// Checks that these records are there, in one of these states, and not decided about twice. Gives their numbers as ranges.
+    fn decide(
         &mut self,
         sub: SubId,
-        meta: &[u8],
-        record: &RecordIn,
-        source: Option<Offset>,
-    ) -> Result<(), Error> {
-        self.check_meta(meta)?;
-        let Some(key) = record.key.clone().filter(|key| !key.is_empty()) else {
+        ids: &[FailureId],
+        from: &[FailureState],
+    ) -> Result<Vec<(u64, u64)>, Error> {
+        let stored = self.state.sub(sub)?.failures.as_ref();
+        for &id in ids {
+            let state = stored
+                .and_then(|failures| failures.info(id))
+                .map(|info| info.state);
+            let found = match state {
+                Some(_) if !self.decided.insert((sub, id)) => "decided about twice",
+                Some(state) if from.contains(&state) => continue,
+                Some(FailureState::Open) => "open",
+                Some(FailureState::Redriving) => "being redriven already",
+                None => "not there (any more)",
+            };
+            return Err(Error::UnknownFailure { sub, id, found });
+        }
+        if ids.is_empty() || !ids.windows(2).all(|pair| pair[0] < pair[1]) {
             return Err(Error::Invalid {
-                what: "park",
-                why: "the message has no key: store a failure record instead",
+                what: "list of failure records",
+                why: "it must rise, and hold at least one",
             });
-        };
-        let known = self.state.sub(sub)?.parked.as_ref();
-        let seq = *self
-            .next_park
-            .entry(sub)
-            .or_insert_with(|| known.map_or(1, |parked| parked.next_seq()));
-        self.next_park.insert(sub, seq + 1);
-        let block = single(record, self.now.wall_ms);
-        let at_ms = self.now.wall_ms;
-        self.frame.push(&Entry::Park {
-            sub,
-            seq,
-            at_ms,
-            source,
-            key: &key,
-            meta,
-            block: &block,
-        });
-        self.park_ids.insert((sub, record.id), ());
-        self.park_changes.entry((sub, key)).or_default().1 += 1;
-        self.raise(Level::Fsync);
-        Ok(())
-    }
-
-    fn park_ops(&mut self, ops: &[ParkOp]) -> Result<(), Error> {
-        for op in ops {
-            self.raise(Level::Fsync);
-            match op {
-                ParkOp::Append { sub, park, record } => {
-                    self.check_record(record)?;
-                    let stored = self.state.sub(*sub)?.parked.as_ref();
-                    let known = self.park_ids.contains_key(&(*sub, record.id))
-                        || stored.is_some_and(|parked| parked.contains_message(record.id));
-                    if !known || record.id == [0; 16] {
-                        self.new_parked(*sub, &park.meta, record, None)?;
-                    }
-                }
-                ParkOp::Done { sub, key, seq } => {
-                    let parked = self.state.sub(*sub)?.parked.as_ref();
-                    let (ended, _) = self
-                        .park_changes
-                        .get(&(*sub, key.clone()))
-                        .copied()
-                        .unwrap_or_default();
-                    let first = parked
-                        .and_then(|parked| parked.items(key, 0, ended + 1).get(ended).copied());
-                    if first.is_none_or(|first| first.seq != *seq) {
-                        return Err(Error::UnknownParked {
-                            sub: *sub,
-                            seq: *seq,
-                        });
-                    }
-                    self.park_changes.entry((*sub, key.clone())).or_default().0 += 1;
-                    self.frame.push(&Entry::ParkDone {
-                        sub: *sub,
-                        key,
-                        seq: *seq,
-                    });
-                }
-                ParkOp::State { sub, key, state } => {
-                    self.check_meta(state)?;
-                    self.parked_left(*sub, key)?;
-                    self.frame.push(&Entry::ParkState {
-                        sub: *sub,
-                        key,
-                        state,
-                    });
-                }
-                ParkOp::Unpark { sub, key } => {
-                    let messages = self.parked_left(*sub, key)?;
-                    if messages > 0 {
-                        return Err(Error::NotEmpty {
-                            sub: *sub,
-                            messages,
-                        });
-                    }
-                    self.frame.push(&Entry::Unpark { sub: *sub, key });
-                }
-            }
         }
-        Ok(())
-    }
-
-    /// How many messages of a parked key this commit leaves.
-    fn parked_left(&self, sub: SubId, key: &Bytes) -> Result<u64, Error> {
-        let change = self.park_changes.get(&(sub, key.clone())).copied();
-        let info = self
-            .state
-            .sub(sub)?
-            .parked
-            .as_ref()
-            .and_then(|parked| parked.info(key));
-        if info.is_none() && change.is_none_or(|(_, added)| added == 0) {
-            return Err(Error::UnknownParked { sub, seq: 0 });
-        }
-        let (ended, added) = change.unwrap_or_default();
-        Ok(info.map_or(0, |info| info.messages) + added - ended as u64)
+        Ok(crate::codec::to_ranges(ids.iter().map(|id| id.0)))
     }
 
     fn offsets(&mut self, commits: &[OffsetCommit]) -> Result<(), Error> {

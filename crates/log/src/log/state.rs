@@ -7,11 +7,10 @@ use bytes::Bytes;
 use crate::Error;
 use crate::batch::Table;
 use crate::codec::Reader;
-use crate::entry::{Ddl, Entry, FailureState};
+use crate::entry::{Ddl, Entry};
 use crate::ids::{IntMap, Now, Offset, StreamId, SubId, millis};
-use crate::view::failures::{Audit, NewFailure, StateChange};
+use crate::view::failures::{Action, Audit, NewFailure};
 use crate::view::offsets::ReaderState;
-use crate::view::parked::Item;
 use crate::view::stream::{Run, Stream};
 use crate::view::subscription::Subscription;
 use crate::wal::{Location, Lsn, SegmentId};
@@ -379,6 +378,8 @@ impl State {
                 id,
                 at_ms,
                 source,
+                key,
+                parked,
                 group,
                 block,
                 ..
@@ -386,96 +387,78 @@ impl State {
                 let Some(sub) = self.subs.get_mut(sub) else {
                     return Ok(());
                 };
+                if id.0 < sub.failures().next_id() {
+                    return Err(Error::Malformed {
+                        what: "log entry",
+                        why: "the number of a failure record was used before",
+                    });
+                }
                 let message_id = Table::read(&mut Reader::new(block, "record batch"))?.id(0);
-                let (id, at_ms, source) = (*id, *at_ms, *source);
+                let (id, at_ms, source, key, parked) = (*id, *at_ms, *source, *key, *parked);
                 let new = NewFailure {
                     id,
                     at_ms,
                     source,
                     group,
+                    key,
+                    parked,
                     message_id,
                     payload: location,
                 };
                 sub.failures().apply_new(&new);
                 self.needed(location);
             }
-            Entry::FailureState {
+            Entry::Reopen {
                 sub,
                 id,
                 at_ms,
-                state,
-                reason,
                 group,
                 ..
             } => {
                 let Some(sub) = self.subs.get_mut(sub) else {
                     return Ok(());
                 };
-                if sub.failures().state(*id).is_none() {
+                if !sub.failures().contains(*id) {
                     return Ok(());
                 }
-                let reopened = (*state == FailureState::Open).then_some((*group, location));
-                let change = StateChange {
-                    id: *id,
-                    at_ms: *at_ms,
-                    state: *state,
-                    reason,
-                    reopened,
-                };
-                let freed = sub.failures().apply_state(&change);
-                if reopened.is_some() {
-                    self.needed(location);
-                }
-                self.freed(&freed);
+                let freed = sub.failures().apply_reopen(*id, *at_ms, group, location);
+                self.needed(location);
+                self.freed(freed.as_slice());
             }
-            Entry::Park {
+            Entry::Redrive {
                 sub,
-                seq,
                 at_ms,
-                source,
-                key,
-                block,
-                ..
+                ids,
+                reason,
             } => {
                 let Some(sub) = self.subs.get_mut(sub) else {
                     return Ok(());
                 };
-                let message_id = Table::read(&mut Reader::new(block, "record batch"))?.id(0);
-                let (seq, at_ms, source) = (*seq, *at_ms, *source);
-                if seq < sub.parked().next_seq() {
-                    return Err(Error::Malformed {
-                        what: "log entry",
-                        why: "a parked message is out of order",
-                    });
-                }
-                sub.parked().apply_park(
-                    key,
-                    Item {
-                        seq,
-                        at_ms,
-                        source,
-                        message_id,
-                        payload: location,
-                    },
-                );
-                self.needed(location);
+                let there = sub.failures().among(ids);
+                sub.failures().apply_redrive(there.into_iter(), *at_ms);
+                sub.failures()
+                    .note(decision(Action::Redrive, *at_ms, ids, reason));
             }
-            Entry::ParkDone { sub, key, seq } => {
+            Entry::Remove {
+                sub,
+                at_ms,
+                ids,
+                reason,
+            } => {
                 let Some(sub) = self.subs.get_mut(sub) else {
                     return Ok(());
                 };
-                let freed = sub.parked().apply_done(key, *seq);
-                self.freed(freed.as_slice());
-            }
-            Entry::ParkState { sub, key, state } => {
-                if let Some(sub) = self.subs.get_mut(sub) {
-                    sub.parked().apply_state(key, state);
+                let failures = sub.failures();
+                let gone = failures
+                    .among(ids)
+                    .into_iter()
+                    .filter_map(|id| failures.apply_remove(id))
+                    .flat_map(|pieces| pieces.all());
+                let freed: Vec<Location> = gone.collect();
+                if let Some(reason) = reason {
+                    failures.note(decision(Action::Discard, *at_ms, ids, reason));
                 }
-            }
-            Entry::Unpark { sub, key } => {
-                if let Some(sub) = self.subs.get_mut(sub) {
-                    sub.parked().apply_unpark(key);
-                }
+                self.freed(&freed);
             }
             Entry::Audit {
                 sub,
@@ -484,13 +467,11 @@ impl State {
                 reason,
             } => {
                 if let Some(sub) = self.subs.get_mut(sub) {
-                    let (offset, state) = (Some(*offset), FailureState::Discarded);
-                    let reason = (*reason).to_owned();
+                    let (action, reason) = (Action::DiscardMessage(*offset), (*reason).to_owned());
                     sub.failures().note(Audit {
                         at_ms: *at_ms,
-                        failure: None,
-                        offset,
-                        state,
+                        action,
+                        count: 1,
                         reason,
                     });
                 }
@@ -701,8 +682,17 @@ impl State {
     }
 }
 
-/// The segment of each failure record and parked message, once per piece.
+fn decision(action: Action, at_ms: u64, ids: &[(u64, u64)], reason: &str) -> Audit {
+    let count = ids.iter().map(|(from, to)| to - from).sum();
+    Audit {
+        at_ms,
+        action,
+        count,
+        reason: reason.to_owned(),
+    }
+}
+
+/// The segment of each failure record, once per piece.
 fn kept_segments(sub: &Subscription) -> impl Iterator<Item = SegmentId> + '_ {
-    let failures = sub.failures.iter().flat_map(|failures| failures.segments());
-    failures.chain(sub.parked.iter().flat_map(|parked| parked.segments()))
+    sub.failures.iter().flat_map(|failures| failures.segments())
 }

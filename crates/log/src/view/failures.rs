@@ -1,15 +1,20 @@
-//! The failure records of one subscription: heads in memory, payloads in the log.
+//! The failure records of one subscription, and the keys that are parked by them: heads in memory, payloads in the log.
+//!
+//! A parked key *is* its parked records, in the order of their numbers: there is nothing else to keep in step. The key is free
+//! when the last of them is gone, in the frame in which it goes.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::Error;
 use crate::codec::{Put, Reader};
 use crate::entry::FailureState;
-use crate::ids::{FailureId, IntMap, Offset};
+use crate::ids::{FailureId, Offset};
 use crate::wal::{Location, SegmentId};
 
-/// Reasons kept per subscription; older ones are forgotten.
+/// Decisions kept per subscription; older ones are forgotten.
 pub(crate) const AUDIT_MAX: usize = 1_000;
 
 /// A failure record, without its payload.
@@ -21,11 +26,17 @@ pub struct FailureInfo {
     pub group: String,
     /// Where it stands: open or redriving.
     pub state: FailureState,
+    /// Its key, if it has one.
+    pub key: Option<Bytes>,
+    /// Whether its key is parked by it.
+    pub parked: bool,
+    /// How often it was redriven.
+    pub redrives: u32,
     /// When it was stored, wall time in ms.
     pub at_ms: u64,
     /// When it last changed, wall time in ms.
     pub changed_ms: u64,
-    /// The offset of the message in the subscription's stream, if it came from there.
+    /// The offset of the message in the subscription's stream, or what the host gave as such.
     pub source: Option<Offset>,
     /// The message id; all zero when it has none.
     pub message_id: [u8; 16],
@@ -44,19 +55,30 @@ pub struct FailureGroup {
     pub first_ms: u64,
     /// When the last of them was stored, wall time in ms.
     pub last_ms: u64,
+    /// The first of them.
+    pub sample: FailureId,
 }
 
-/// One decision about a failure record or a message, kept with its reason.
+/// What was decided about failure records, or about a message without one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Records went back to the handler.
+    Redrive,
+    /// Records were given up.
+    Discard,
+    /// A message was given up without a record.
+    DiscardMessage(Offset),
+}
+
+/// One decision, kept with its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
     /// When, wall time in ms.
     pub at_ms: u64,
-    /// The failure record, or none when a message was discarded without one.
-    pub failure: Option<FailureId>,
-    /// The message's offset, where it is known.
-    pub offset: Option<Offset>,
-    /// What it became.
-    pub state: FailureState,
+    /// What.
+    pub action: Action,
+    /// How many records or messages.
+    pub count: u64,
     /// Why.
     pub reason: String,
 }
@@ -66,22 +88,22 @@ pub struct Audit {
 pub(crate) struct Pieces {
     /// The FAILURE entry: payload, and the first meta.
     pub(crate) payload: Location,
-    /// The FAILURE_STATE entry with a newer meta.
+    /// The REOPEN entry with a newer meta.
     pub(crate) meta: Option<Location>,
 }
 
 impl Pieces {
-    pub(crate) fn segments(&self) -> impl Iterator<Item = SegmentId> {
-        [Some(self.payload), self.meta]
-            .into_iter()
-            .flatten()
-            .map(|location| location.segment)
+    pub(crate) fn all(&self) -> impl Iterator<Item = Location> + use<> {
+        [Some(self.payload), self.meta].into_iter().flatten()
     }
 }
 
 #[derive(Debug)]
 struct Head {
     state: FailureState,
+    key: Option<Bytes>,
+    parked: bool,
+    redrives: u32,
     at_ms: u64,
     changed_ms: u64,
     group: Arc<str>,
@@ -94,10 +116,15 @@ struct Head {
 pub(crate) struct Failures {
     last: u64,
     heads: BTreeMap<u64, Head>,
+    redriving: BTreeSet<u64>,
+    parked: BTreeMap<Bytes, BTreeSet<u64>>,
     groups: HashMap<Arc<str>, u64>,
-    by_message: IntMap<u128, u64>,
+    known: HashMap<Origin, u64>,
     audit: VecDeque<Audit>,
 }
+
+/// By what a record that is stored again is recognised.
+type Origin = ([u8; 16], Option<Offset>);
 
 /// A new record, as an entry says it.
 pub(crate) struct NewFailure<'a> {
@@ -105,18 +132,10 @@ pub(crate) struct NewFailure<'a> {
     pub(crate) at_ms: u64,
     pub(crate) source: Option<Offset>,
     pub(crate) group: &'a str,
+    pub(crate) key: Option<&'a [u8]>,
+    pub(crate) parked: bool,
     pub(crate) message_id: [u8; 16],
     pub(crate) payload: Location,
-}
-
-/// A change of a record, as an entry says it.
-pub(crate) struct StateChange<'a> {
-    pub(crate) id: FailureId,
-    pub(crate) at_ms: u64,
-    pub(crate) state: FailureState,
-    pub(crate) reason: &'a str,
-    /// The new cause and where its meta is; of a record that is open again.
-    pub(crate) reopened: Option<(&'a str, Location)>,
 }
 
 impl Failures {
@@ -128,17 +147,22 @@ impl Failures {
         self.heads.len()
     }
 
-    pub(crate) fn state(&self, id: FailureId) -> Option<FailureState> {
-        self.heads.get(&id.0).map(|head| head.state)
+    pub(crate) fn contains(&self, id: FailureId) -> bool {
+        self.heads.contains_key(&id.0)
     }
 
     pub(crate) fn pieces(&self, id: FailureId) -> Option<Pieces> {
         self.heads.get(&id.0).map(|head| head.pieces)
     }
 
-    pub(crate) fn of_message(&self, message_id: [u8; 16]) -> Option<FailureId> {
-        self.by_message
-            .get(&u128::from_le_bytes(message_id))
+    /// The record of this message from this place, if there is one.
+    pub(crate) fn of_origin(
+        &self,
+        message_id: [u8; 16],
+        source: Option<Offset>,
+    ) -> Option<FailureId> {
+        self.known
+            .get(&(message_id, source))
             .map(|id| FailureId(*id))
     }
 
@@ -159,16 +183,50 @@ impl Failures {
         heads.take(max).map(|(id, head)| info(*id, head)).collect()
     }
 
+    /// The records that are there in these ranges `[from, to)`.
+    pub(crate) fn among(&self, ranges: &[(u64, u64)]) -> Vec<FailureId> {
+        let there = ranges
+            .iter()
+            .flat_map(|(from, to)| self.heads.range(*from..*to));
+        there.map(|(id, _)| FailureId(*id)).collect()
+    }
+
+    /// Records on their way back to the handler after `after`, in the order of their numbers.
+    pub(crate) fn redriving(&self, after: FailureId, max: usize) -> Vec<FailureInfo> {
+        let ids = self.redriving.range(after.0.saturating_add(1)..).take(max);
+        ids.filter_map(|id| self.heads.get(id).map(|head| info(*id, head)))
+            .collect()
+    }
+
+    pub(crate) fn is_parked(&self, key: &[u8]) -> bool {
+        self.parked.contains_key(key)
+    }
+
+    /// The keys that are parked, in the order of bytes.
+    pub(crate) fn parked_keys(&self) -> impl ExactSizeIterator<Item = &Bytes> {
+        self.parked.keys()
+    }
+
+    /// The records that park a key, in order.
+    pub(crate) fn of_key(&self, key: &[u8]) -> impl Iterator<Item = FailureId> + '_ {
+        self.parked
+            .get(key)
+            .into_iter()
+            .flatten()
+            .map(|id| FailureId(*id))
+    }
+
     /// The causes, most frequent first.
     pub(crate) fn groups(&self) -> Vec<FailureGroup> {
         let mut groups: BTreeMap<&str, FailureGroup> = BTreeMap::new();
-        for head in self.heads.values() {
+        for (id, head) in &self.heads {
             let group = groups.entry(&head.group).or_insert_with(|| FailureGroup {
                 group: head.group.to_string(),
                 open: 0,
                 redriving: 0,
                 first_ms: head.at_ms,
                 last_ms: head.at_ms,
+                sample: FailureId(*id),
             });
             *(if head.state == FailureState::Open {
                 &mut group.open
@@ -188,21 +246,38 @@ impl Failures {
     }
 
     pub(crate) fn segments(&self) -> impl Iterator<Item = SegmentId> + '_ {
-        self.heads.values().flat_map(|head| head.pieces.segments())
+        self.heads
+            .values()
+            .flat_map(|head| head.pieces.all())
+            .map(|location| location.segment)
     }
 
     pub(crate) fn apply_new(&mut self, new: &NewFailure<'_>) {
         self.last = self.last.max(new.id.0);
-        let group = self.intern(new.group);
-        if new.message_id != [0; 16] {
-            self.by_message
-                .insert(u128::from_le_bytes(new.message_id), new.id.0);
+        let key = new.key.map(Bytes::copy_from_slice);
+        let parked_by = key.as_ref().filter(|_| new.parked);
+        // What comes behind a key that is being redriven goes the same way, else it would wait for a second decision.
+        let front = parked_by
+            .and_then(|key| self.parked.get(key))
+            .and_then(|ids| ids.first());
+        let state = front
+            .and_then(|id| self.heads.get(id))
+            .map_or(FailureState::Open, |head| head.state);
+        if let Some(key) = parked_by {
+            self.parked.entry(key.clone()).or_default().insert(new.id.0);
         }
+        if state == FailureState::Redriving {
+            self.redriving.insert(new.id.0);
+        }
+        self.known.insert((new.message_id, new.source), new.id.0);
         let head = Head {
-            state: FailureState::Open,
+            state,
+            parked: parked_by.is_some(),
+            key,
+            redrives: u32::from(state == FailureState::Redriving),
             at_ms: new.at_ms,
             changed_ms: new.at_ms,
-            group,
+            group: self.intern(new.group),
             source: new.source,
             message_id: new.message_id,
             pieces: Pieces {
@@ -213,42 +288,70 @@ impl Failures {
         self.heads.insert(new.id.0, head);
     }
 
-    /// Gives the locations that are no longer needed.
-    pub(crate) fn apply_state(&mut self, change: &StateChange<'_>) -> Vec<Location> {
-        let Some(head) = self.heads.get_mut(&change.id.0) else {
-            return Vec::new();
+    /// Open records go back to the handler.
+    pub(crate) fn apply_redrive(&mut self, ids: impl Iterator<Item = FailureId>, at_ms: u64) {
+        for id in ids {
+            let Some(head) = self.heads.get_mut(&id.0) else {
+                continue;
+            };
+            if self.redriving.insert(id.0) {
+                head.state = FailureState::Redriving;
+                head.redrives = head.redrives.saturating_add(1);
+                head.changed_ms = at_ms;
+            }
+        }
+    }
+
+    /// It failed again: it waits for a decision, and the rest of its key with it. Gives the meta that is no longer needed.
+    pub(crate) fn apply_reopen(
+        &mut self,
+        id: FailureId,
+        at_ms: u64,
+        group: &str,
+        meta: Location,
+    ) -> Option<Location> {
+        let group = self.intern(group);
+        let Some(head) = self.heads.get_mut(&id.0) else {
+            self.forget_group(&group);
+            return None;
         };
-        head.state = change.state;
-        head.changed_ms = change.at_ms;
-        let source = head.source;
-        let mut freed = Vec::new();
-        if let Some((group, meta)) = change.reopened {
-            freed.extend(head.pieces.meta.replace(meta));
-            let group = self.intern(group);
-            if let Some(head) = self.heads.get_mut(&change.id.0) {
-                let before = std::mem::replace(&mut head.group, group);
-                self.forget_group(&before);
+        let freed = head.pieces.meta.replace(meta);
+        let before = std::mem::replace(&mut head.group, group);
+        let key = head.key.clone().filter(|_| head.parked);
+        self.forget_group(&before);
+        let rest = key
+            .and_then(|key| self.parked.get(&key))
+            .into_iter()
+            .flatten();
+        for id in rest.chain([&id.0]) {
+            if let Some(head) = self.heads.get_mut(id) {
+                head.state = FailureState::Open;
+                head.changed_ms = at_ms;
             }
+            self.redriving.remove(id);
         }
-        if let FailureState::Resolved | FailureState::Discarded = change.state {
-            if let Some(head) = self.heads.remove(&change.id.0) {
-                let message = u128::from_le_bytes(head.message_id);
-                if self.by_message.get(&message) == Some(&change.id.0) {
-                    self.by_message.remove(&message);
-                }
-                self.forget_group(&head.group);
-                freed.push(head.pieces.payload);
-                freed.extend(head.pieces.meta);
-            }
-        }
-        self.note(Audit {
-            at_ms: change.at_ms,
-            failure: Some(change.id),
-            offset: source,
-            state: change.state,
-            reason: change.reason.to_owned(),
-        });
         freed
+    }
+
+    /// The record is gone, and its key is free if it was the last. Gives the locations that are no longer needed.
+    pub(crate) fn apply_remove(&mut self, id: FailureId) -> Option<Pieces> {
+        let head = self.heads.remove(&id.0)?;
+        self.redriving.remove(&id.0);
+        let origin = (head.message_id, head.source);
+        if self.known.get(&origin) == Some(&id.0) {
+            self.known.remove(&origin);
+        }
+        self.forget_group(&head.group);
+        if let (true, Some(key)) = (head.parked, &head.key) {
+            let left = self.parked.get_mut(key).map(|ids| {
+                ids.remove(&id.0);
+                ids.len()
+            });
+            if left == Some(0) {
+                self.parked.remove(key);
+            }
+        }
+        Some(head.pieces)
     }
 
     pub(crate) fn note(&mut self, audit: Audit) {
@@ -282,6 +385,9 @@ impl Failures {
         for (id, head) in &self.heads {
             out.put_u64(*id);
             out.put_u8(head.state.code());
+            out.put_bool(head.parked);
+            out.put_option(head.key.as_ref(), |out, key| out.put_bytes(key));
+            out.put_u32(head.redrives);
             out.put_u64(head.at_ms);
             out.put_u64(head.changed_ms);
             out.put_bytes(head.group.as_bytes());
@@ -292,10 +398,15 @@ impl Failures {
         }
         out.put_varint(self.audit.len() as u64);
         for audit in &self.audit {
+            let (action, offset) = match audit.action {
+                Action::Redrive => (0, None),
+                Action::Discard => (1, None),
+                Action::DiscardMessage(offset) => (2, Some(offset)),
+            };
             out.put_u64(audit.at_ms);
-            out.put_option(audit.failure, |out, id| out.put_u64(id.0));
-            out.put_option(audit.offset, Put::put_u64);
-            out.put_u8(audit.state.code());
+            out.put_u8(action);
+            out.put_option(offset, Put::put_u64);
+            out.put_u64(audit.count);
             out.put_bytes(audit.reason.as_bytes());
         }
     }
@@ -305,41 +416,55 @@ impl Failures {
             last: reader.u64()?,
             ..Failures::default()
         };
-        for _ in 0..reader.count(60)? {
+        for _ in 0..reader.count(66)? {
             let id = reader.u64()?;
             let state = FailureState::read(reader)?;
+            let parked = reader.bool()?;
+            let key = reader.option(Reader::bytes)?.map(Bytes::copy_from_slice);
+            let redrives = reader.u32()?;
             let (at_ms, changed_ms) = (reader.u64()?, reader.u64()?);
             let group = failures.intern(reader.text()?);
             let source = reader.option(Reader::u64)?;
             let message_id = reader.id()?;
-            let payload = read_location(reader)?;
-            let meta = reader.option(read_location)?;
-            if message_id != [0; 16] {
-                failures
-                    .by_message
-                    .insert(u128::from_le_bytes(message_id), id);
+            let pieces = Pieces {
+                payload: read_location(reader)?,
+                meta: reader.option(read_location)?,
+            };
+            failures.known.insert((message_id, source), id);
+            if let (true, Some(key)) = (parked, &key) {
+                failures.parked.entry(key.clone()).or_default().insert(id);
             }
-            let pieces = Pieces { payload, meta };
-            failures.heads.insert(
-                id,
-                Head {
-                    state,
-                    at_ms,
-                    changed_ms,
-                    group,
-                    source,
-                    message_id,
-                    pieces,
-                },
-            );
+            if state == FailureState::Redriving {
+                failures.redriving.insert(id);
+            }
+            let head = Head {
+                state,
+                key,
+                parked,
+                redrives,
+                at_ms,
+                changed_ms,
+                group,
+                source,
+                message_id,
+                pieces,
+            };
+            failures.heads.insert(id, head);
         }
-        for _ in 0..reader.count(12)? {
+        for _ in 0..reader.count(19)? {
+            let at_ms = reader.u64()?;
+            let action = match (reader.u8()?, reader.option(Reader::u64)?) {
+                (0, None) => Action::Redrive,
+                (1, None) => Action::Discard,
+                (2, Some(offset)) => Action::DiscardMessage(offset),
+                _ => return Err(reader.malformed("a decision is not known")),
+            };
+            let (count, reason) = (reader.u64()?, reader.text()?.to_owned());
             failures.audit.push_back(Audit {
-                at_ms: reader.u64()?,
-                failure: reader.option(Reader::u64)?.map(FailureId),
-                offset: reader.option(Reader::u64)?,
-                state: FailureState::read(reader)?,
-                reason: reader.text()?.to_owned(),
+                at_ms,
+                action,
+                count,
+                reason,
             });
         }
         Ok(failures)
@@ -351,6 +476,9 @@ fn info(id: u64, head: &Head) -> FailureInfo {
         id: FailureId(id),
         group: head.group.to_string(),
         state: head.state,
+        key: head.key.clone(),
+        parked: head.parked,
+        redrives: head.redrives,
         at_ms: head.at_ms,
         changed_ms: head.changed_ms,
         source: head.source,
@@ -392,19 +520,27 @@ mod tests {
             at_ms: id * 10,
             source: Some(id),
             group,
+            key: None,
+            parked: false,
             message_id,
             payload: at(id),
         }
     }
 
-    fn change(id: u64, state: FailureState) -> StateChange<'static> {
-        StateChange {
-            id: FailureId(id),
-            at_ms: 99,
-            state,
-            reason: "fixed the card",
-            reopened: None,
+    fn parked(id: u64, key: &'static [u8]) -> NewFailure<'static> {
+        NewFailure {
+            key: Some(key),
+            parked: true,
+            ..new(id, "declined")
         }
+    }
+
+    fn states(failures: &Failures) -> Vec<FailureState> {
+        failures
+            .list(None, FailureId(0), 99)
+            .iter()
+            .map(|info| info.state)
+            .collect()
     }
 
     #[test]
@@ -428,51 +564,116 @@ mod tests {
             page.iter().map(|info| info.id.0).collect::<Vec<_>>(),
             [2, 4]
         );
-        assert_eq!(failures.of_message(3u128.to_le_bytes()), Some(FailureId(3)));
+        assert_eq!(
+            failures.of_origin(3u128.to_le_bytes(), Some(3)),
+            Some(FailureId(3))
+        );
+        assert_eq!(
+            failures.of_origin(3u128.to_le_bytes(), Some(4)),
+            None,
+            "the same id at another place is another failure"
+        );
     }
 
     #[test]
-    fn a_decision_keeps_its_reason_and_frees_the_payload() {
+    fn a_record_that_is_gone_frees_its_payload_and_its_number_is_never_used_again() {
         let mut failures = Failures::default();
         failures.apply_new(&new(1, "declined"));
-        assert!(
-            failures
-                .apply_state(&change(1, FailureState::Redriving))
-                .is_empty()
+        failures.apply_redrive([FailureId(1)].into_iter(), 99);
+        assert_eq!(
+            failures.apply_reopen(FailureId(1), 99, "declined again", at(8)),
+            None
         );
-        let reopened = StateChange {
-            reopened: Some(("declined again", at(8))),
-            ..change(1, FailureState::Open)
-        };
-        assert!(failures.apply_state(&reopened).is_empty());
-        assert_eq!(failures.info(FailureId(1)).unwrap().group, "declined again");
+        let info = failures.info(FailureId(1)).unwrap();
+        assert_eq!(
+            (info.group.as_str(), info.redrives, info.state),
+            ("declined again", 1, FailureState::Open)
+        );
         assert_eq!(failures.groups.len(), 1);
         assert_eq!(
-            failures.apply_state(&change(1, FailureState::Resolved)),
+            failures
+                .apply_remove(FailureId(1))
+                .unwrap()
+                .all()
+                .collect::<Vec<_>>(),
             [at(1), at(8)]
         );
-        assert_eq!(failures.len(), 0);
-        assert_eq!(failures.of_message(1u128.to_le_bytes()), None);
-        let states: Vec<_> = failures
-            .audit()
-            .map(|audit| (audit.state, audit.reason.as_str()))
-            .collect();
-        assert_eq!(states[2], (FailureState::Resolved, "fixed the card"));
-        assert_eq!(failures.next_id(), 2, "numbers are never used twice");
+        assert_eq!((failures.len(), failures.next_id()), (0, 2));
+        assert_eq!(failures.of_origin(1u128.to_le_bytes(), Some(1)), None);
+        assert!(failures.groups.is_empty());
+    }
+
+    #[test]
+    fn a_key_is_parked_as_long_as_it_has_a_parked_record() {
+        let mut failures = Failures::default();
+        failures.apply_new(&parked(1, b"a"));
+        failures.apply_new(&parked(2, b"b"));
+        failures.apply_new(&parked(3, b"a"));
+        assert_eq!(
+            failures.of_key(b"a").collect::<Vec<_>>(),
+            [FailureId(1), FailureId(3)]
+        );
+        failures.apply_remove(FailureId(1));
+        assert!(failures.is_parked(b"a"), "its follower is there");
+        failures.apply_remove(FailureId(3));
+        assert!(!failures.is_parked(b"a"));
+        assert_eq!(failures.parked_keys().collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn what_comes_behind_a_key_on_its_way_back_goes_with_it_and_waits_with_it_when_it_fails() {
+        use FailureState::{Open, Redriving};
+        let mut failures = Failures::default();
+        failures.apply_new(&parked(1, b"a"));
+        failures.apply_new(&parked(2, b"a"));
+        failures.apply_redrive([FailureId(1), FailureId(2)].into_iter(), 50);
+        failures.apply_new(&parked(3, b"a"));
+        assert_eq!(states(&failures), [Redriving; 3]);
+        assert_eq!(
+            failures
+                .redriving(FailureId(1), 9)
+                .iter()
+                .map(|info| info.id.0)
+                .collect::<Vec<_>>(),
+            [2, 3]
+        );
+        failures.apply_remove(FailureId(1));
+        failures.apply_reopen(FailureId(2), 60, "again", at(9));
+        assert_eq!(states(&failures), [Open; 2]);
+        assert!(failures.redriving(FailureId(0), 9).is_empty());
     }
 
     #[test]
     fn they_survive_the_round_trip() {
         let mut failures = Failures::default();
         failures.apply_new(&new(1, "a"));
-        failures.apply_new(&new(2, "b"));
-        failures.apply_state(&change(1, FailureState::Discarded));
+        failures.apply_new(&parked(2, b"k"));
+        failures.apply_new(&parked(3, b"k"));
+        failures.apply_redrive([FailureId(2), FailureId(3)].into_iter(), 5);
+        failures.apply_remove(FailureId(1));
+        failures.note(Audit {
+            at_ms: 1,
+            action: Action::Discard,
+            count: 1,
+            reason: "no longer wanted".to_owned(),
+        });
+        failures.note(Audit {
+            at_ms: 2,
+            action: Action::DiscardMessage(7),
+            count: 1,
+            reason: "junk".to_owned(),
+        });
         let mut out = Vec::new();
         failures.encode(&mut out);
         let read = Failures::decode(&mut Reader::new(&out, "test")).unwrap();
         let mut again = Vec::new();
         read.encode(&mut again);
         assert_eq!(out, again);
-        assert_eq!(read.of_message(2u128.to_le_bytes()), Some(FailureId(2)));
+        assert!(read.is_parked(b"k"));
+        assert_eq!(read.redriving(FailureId(0), 9).len(), 2);
+        assert_eq!(
+            read.of_origin(2u128.to_le_bytes(), Some(2)),
+            Some(FailureId(2))
+        );
     }
 }

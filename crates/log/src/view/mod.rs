@@ -4,7 +4,6 @@ pub(crate) mod dedupe;
 pub(crate) mod dispatch;
 pub(crate) mod failures;
 pub(crate) mod offsets;
-pub(crate) mod parked;
 pub(crate) mod settled;
 pub(crate) mod stream;
 pub(crate) mod subscription;

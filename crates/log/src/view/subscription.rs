@@ -8,7 +8,6 @@ use crate::definitions::SubscriptionConfig;
 use crate::ids::{IntMap, Offset, StreamId, SubId};
 use crate::view::dispatch::Dispatch;
 use crate::view::failures::Failures;
-use crate::view::parked::Parked;
 use crate::view::settled::Settled;
 
 /// What survives of a message that was handed out and is not settled.
@@ -41,7 +40,6 @@ pub(crate) struct Subscription {
     /// Records of the log that are not settled.
     pub(crate) depth: u64,
     pub(crate) failures: Option<Box<Failures>>,
-    pub(crate) parked: Option<Box<Parked>>,
     pub(crate) crash: Bytes,
     /// Made when somebody leases; an idle subscription has none.
     pub(crate) dispatch: Option<Box<Dispatch>>,
@@ -63,7 +61,6 @@ impl Subscription {
             marks: IntMap::default(),
             depth: 0,
             failures: None,
-            parked: None,
             crash: Bytes::new(),
             dispatch: None,
             generations: 0,
@@ -118,10 +115,6 @@ impl Subscription {
         self.failures.get_or_insert_default()
     }
 
-    pub(crate) fn parked(&mut self) -> &mut Parked {
-        self.parked.get_or_insert_default()
-    }
-
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.put_u32(self.id.0);
         out.put_u32(self.stream.0);
@@ -140,7 +133,6 @@ impl Subscription {
         }
         out.put_bytes(&self.crash);
         out.put_option(self.failures.as_ref(), |out, failures| failures.encode(out));
-        out.put_option(self.parked.as_ref(), |out, parked| parked.encode(out));
     }
 
     /// Reads a subscription. Its depth is counted anew from its stream.
@@ -162,7 +154,6 @@ impl Subscription {
         }
         sub.crash = Bytes::copy_from_slice(reader.bytes()?);
         sub.failures = reader.option(Failures::decode)?.map(Box::new);
-        sub.parked = reader.option(Parked::decode)?.map(Box::new);
         Ok(sub)
     }
 }
