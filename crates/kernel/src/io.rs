@@ -50,7 +50,7 @@ pub struct Incoming {
     pub retry: u16,
     /// Hand-overs before this one, where the engine counts.
     pub deliveries: u32,
-    /// Its key is parked in a failure store that the engine keeps.
+    /// Its key is parked in a failure store that the engine keeps; of a redriven record: the record belongs to a parked key.
     pub key_parked: bool,
     /// Its envelope or payload cannot be read: a failure record, never a crash and never a stuck shard.
     pub unreadable: bool,
@@ -114,12 +114,14 @@ pub enum Input {
     /// Leases were lost: the deliveries belong to another.
     LeaseLost(Vec<Slot>),
     /// A settle ([`Output::Ack`], [`Output::Release`], [`Output::RetryLater`], [`Output::Fail`], [`Output::Park`], [`Output::FinishRedrive`]) is done.
+    ///
+    /// ORDER: records claimed from the failure store before a `FinishRedrive` that failed MUST be handed over before its `Settled`.
     Settled(Vec<Slot>),
     /// A settle did not work and will not: the delivery belongs to another.
     SettleLost(Vec<Slot>),
     /// A `Park` of followers was refused: their key is not parked any more. They are handled instead.
     NotParked(Vec<Slot>),
-    /// A redriven record was finished, and its key is free (no more records, atomically).
+    /// A redriven record was finished, and its key is free (no more records, atomically). Comes beside the record's `Settled`, in either order.
     KeyFree(Bytes),
     /// A crash state was stored (answer to [`Output::NoteCrashState`]).
     CrashStateNoted,
@@ -232,8 +234,14 @@ pub enum Output {
         /// Which shard, in which ownership.
         at: ShardEpoch,
     },
-    /// The driver may take at most this much more from source and failure store. Replaces the last credit.
-    Credit(Credit),
+    /// The driver may take at most this much more. Replaces the last credit; the driver counts down what it takes.
+    Credit {
+        /// From the source.
+        source: Credit,
+        /// Redriven records from the failure store: a bound of their own, so that a long redrive never starves the source, nor the
+        /// source a redrive.
+        redrive: u32,
+    },
     /// Call [`Input::Timer`] at this time; replaces the last one. `None`: no timer.
     SetTimer(Option<Mono>),
     /// Consumption pauses because of this dependency; ask it when the timer says so.
@@ -247,6 +255,7 @@ pub enum Output {
         /// Why.
         cause: Cause,
     },
-    /// Drained: everything is settled, released or committed.
+    /// Drained: everything is settled, released or committed, or was given up one second after the deadline (a handler that cannot be
+    /// cancelled; its lease runs out by itself). Nothing comes after it.
     Drained,
 }

@@ -5,4 +5,30 @@
 //!
 //! **Is not**: a runtime. It does no I/O, reads no clock, spawns nothing, and knows no engine.
 
+pub mod config;
 pub mod io;
+
+mod credit;
+mod describe;
+mod dispatch;
+mod drain;
+mod intake;
+mod kernel;
+mod lane;
+mod lease;
+mod message;
+mod outage;
+mod outbox;
+mod outcome;
+mod park;
+mod retry;
+mod settle;
+mod shard;
+mod suspects;
+mod timers;
+mod watermark;
+
+pub use config::Config;
+pub use describe::{Bound, Description};
+pub use io::{Incoming, Input, Origin, Outcome, Output, Slot};
+pub use kernel::Kernel;

@@ -1,0 +1,157 @@
+//! Messages come in.
+
+use postrider_core::clock::Mono;
+
+use crate::io::{Incoming, Origin, Output, Slot};
+use crate::kernel::Kernel;
+use crate::lane::LaneId;
+use crate::message::{Message, State};
+
+impl Kernel {
+    pub(crate) fn receive(&mut self, incoming: Incoming) {
+        let slot = incoming.slot;
+        assert!(
+            !self.messages.contains(slot),
+            "a slot is used again only after the kernel forgot it"
+        );
+        if let Origin::Log { at, position } = incoming.origin {
+            let shard = self
+                .shards
+                .get_mut(&at.shard)
+                .filter(|shard| shard.at == at && !shard.is_revoking());
+            if !shard.is_some_and(|shard| shard.receive(position, slot)) {
+                // Of an ownership that is over, or done before.
+                self.out.push(Output::Forget(slot));
+                return;
+            }
+        }
+        let (key_parked, skip, key) = (incoming.key_parked, incoming.skip, incoming.key.clone());
+        let message = self.admit_message(incoming);
+        self.window.enter(message.size, message.is_redriven());
+        let lane = key
+            .filter(|_| self.config.policy.ordered)
+            .map(|key| self.lanes.of(key));
+        if let Some(lane) = lane {
+            self.lanes.enter(lane, message.size);
+        }
+        let seq = message.seq;
+        self.messages.insert(Message { lane, ..message });
+        if skip {
+            if let Some(lane) = lane {
+                self.returned(lane, slot);
+                self.close_gap_if_whole(lane);
+            }
+            self.handled(slot);
+            return;
+        }
+        self.arm_lease(slot);
+        match lane {
+            Some(lane) => self.join_lane(lane, slot, key_parked),
+            None => self
+                .ready
+                .push_back(crate::dispatch::Entry::Free(seq, slot)),
+        }
+        if !self.is_accepting() {
+            self.give_back_one(slot);
+        }
+    }
+
+    fn admit_message(&mut self, incoming: Incoming) -> Message {
+        let is_log = matches!(incoming.origin, Origin::Log { .. });
+        // A log does not count hand-overs: what was in the handler is among the first that come.
+        let first_of_log = is_log
+            && self.crash.is_alone()
+            && self.window.messages < self.config.policy.limits.concurrency.saturating_mul(2);
+        let redriven = incoming.origin == Origin::Redrive && self.crash.found_crashes();
+        let came_back = incoming.deliveries > 0 || first_of_log || redriven;
+        let watched = !incoming.skip && self.crash.watches(came_back);
+        Message {
+            slot: incoming.slot,
+            seq: self.messages.next_seq(),
+            lease_until: match incoming.origin {
+                Origin::Lease { until } => until,
+                _ => None,
+            },
+            origin: incoming.origin,
+            id: incoming.id,
+            lane: None,
+            size: incoming.size,
+            retry: incoming.retry,
+            deliveries: incoming.deliveries,
+            unreadable: incoming.unreadable,
+            received: self.now,
+            state: State::Queued,
+            failures: 0,
+            panics: 0,
+            last_wait: std::time::Duration::ZERO,
+            lease_at: None,
+            retry_at: None,
+            watched,
+        }
+    }
+
+    fn join_lane(&mut self, lane: LaneId, slot: Slot, key_parked: bool) {
+        let redriven = self.messages.at(slot).is_redriven();
+        if key_parked {
+            self.learn_parked(lane);
+        }
+        if redriven {
+            if self.lanes.at(lane).redrives_failing > 0 {
+                // ORDER: a record before it goes back to waiting, and the whole key with it.
+                self.finish_redrive_released(slot);
+                return;
+            }
+            self.lanes.at_mut(lane).queue.push_back(slot);
+            self.maybe_ready(lane);
+            return;
+        }
+        let came_back = self.returned(lane, slot);
+        let parked = self.parked.contains(&self.lanes.at(lane).key);
+        let state = self.lanes.at_mut(lane);
+        if let Some(gap) = state.gap.as_mut().filter(|_| !came_back) {
+            // ORDER: it was handed out before the lost ones came back.
+            gap.behind.push_back(slot);
+            self.messages.at_mut(slot).state = State::Staged;
+        } else if parked || !state.parking.is_empty() || !state.staged.is_empty() {
+            state.staged.push_back(slot);
+            self.messages.at_mut(slot).state = State::Staged;
+            self.to_park.push_back(lane);
+        } else {
+            state.queue.push_back(slot);
+            self.maybe_ready(lane);
+        }
+        self.close_gap_if_whole(lane);
+        self.relieve_lane(lane);
+    }
+
+    /// Takes a message out of what its lane's gap waits for. Gives whether it was among them.
+    fn returned(&mut self, lane: LaneId, slot: Slot) -> bool {
+        let id = self.messages.at(slot).id;
+        let Some(gap) = self.lanes.at_mut(lane).gap.as_mut() else {
+            return false;
+        };
+        let Some(index) = gap.ids.iter().position(|waited| *waited == id) else {
+            return false;
+        };
+        gap.ids.remove(index);
+        true
+    }
+
+    /// Puts the lease of a message under the extension timer: when a third of it has passed.
+    pub(crate) fn arm_lease(&mut self, slot: Slot) {
+        let now = self.now;
+        let lease = self.config.lease;
+        let message = self.messages.at_mut(slot);
+        if let Some(at) = message.lease_at.take() {
+            self.timers.leases.remove(&(at, slot));
+        }
+        let Some(until) = message.lease_until else {
+            return;
+        };
+        let lease = lease.unwrap_or_else(|| until.since(message.received));
+        let third_left = Mono(until.0.saturating_sub(lease * 2 / 3));
+        let at = third_left.max(now).min(until);
+        message.lease_at = Some(at);
+        self.timers.leases.insert((at, slot));
+    }
+}
