@@ -450,3 +450,102 @@ fn lost_or_damaged_manifest_is_refused() {
     );
     assert!(Wal::open(Arc::new(disk), options(), &mut NoReplay).is_err());
 }
+
+#[test]
+fn batches_behind_a_torn_one_are_dropped_and_wiped() {
+    let disk = SimDisk::new(10);
+    let (mut wal, mut placed) = filled(&disk);
+    // Until there is room for more in the segment.
+    while wal.segments().last().unwrap().used > 12 << 10 {
+        placed.push((append(&mut wal, b"more"), b"more".to_vec()));
+        commit(&mut wal);
+    }
+    let lazy = |wal: &mut Wal, body: &[u8]| {
+        let appended = wal
+            .append(
+                &[EntryBytes {
+                    kind: 3,
+                    flags: 0,
+                    body: &[body],
+                }],
+                Sync::Lazy,
+            )
+            .unwrap();
+        commit(wal);
+        appended.locations[0]
+    };
+    let torn = lazy(&mut wal, b"torn");
+    let behind = lazy(&mut wal, b"whole, and behind it");
+    assert_eq!(
+        torn.segment, behind.segment,
+        "the case needs both in one segment"
+    );
+    drop(wal);
+    let path = format!("log/{:016x}.wal", torn.segment.0);
+    disk.flip(&path, torn.at as usize, 0);
+    let (_, report, history) = open(&disk).unwrap();
+    assert_eq!(history.frames, frames(&placed));
+    let cut = report.cut.expect("there was something to cut");
+    assert_eq!((cut.segment, cut.batches), (torn.segment, 2));
+    let content = disk.content(&path).unwrap();
+    let wiped = &content[cut.at as usize..];
+    assert!(
+        !wiped.windows(4).any(|window| window == b"PRB1"),
+        "a batch is left behind the end"
+    );
+}
+
+#[test]
+fn garbage_in_any_file_is_an_error_and_never_a_panic() {
+    let disk = SimDisk::new(11);
+    let (mut wal, placed) = filled(&disk);
+    checkpoint(&mut wal, b"state");
+    idle(&mut wal);
+    drop(wal);
+    let all = frames(&placed);
+    let paths = disk.paths();
+    let mut random = 0x1234_5678_u64;
+    let mut next = |bound: usize| {
+        random = random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize % bound
+    };
+    let mut refused = 0;
+    for round in 0..600 {
+        let damaged = disk.kill();
+        for _ in 0..=next(3) {
+            let path = &paths[next(paths.len())];
+            let (start, len, how) = (next(9000), 1 + next(600), next(4));
+            let noise: Vec<u8> = (0..len).map(|_| next(256) as u8).collect();
+            damaged.edit(path, |content| {
+                let start = start % content.len().max(1);
+                let end = (start + len).min(content.len());
+                match how {
+                    0 => content[start..end].fill(0),
+                    1 => content[start..end].copy_from_slice(&noise[..end - start]),
+                    2 => content.truncate(start),
+                    _ => content.copy_within(start..end, start / 2),
+                }
+            });
+        }
+        match open(&damaged) {
+            Ok((_, _, history)) => {
+                assert!(history.sections.len() <= 1, "round {round}");
+                let from = if history.sections.is_empty() {
+                    0
+                } else {
+                    all.len()
+                };
+                assert_eq!(
+                    history.frames,
+                    all[from..],
+                    "round {round}: confirmed frames were dropped"
+                );
+            }
+            Err(Error::Io { .. }) => panic!("round {round}: not how damage is reported"),
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > 100, "only {refused} were refused");
+}

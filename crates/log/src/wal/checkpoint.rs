@@ -32,6 +32,7 @@ pub struct CheckpointJob {
     disk: Arc<dyn Disk>,
     store: Arc<ManifestStore>,
     lsn: u64,
+    since: u64,
     sections: Vec<(String, Vec<u8>)>,
 }
 
@@ -40,6 +41,8 @@ pub struct CheckpointJob {
 #[must_use = "segments can be freed only after the checkpoint is finished"]
 pub struct CheckpointDone {
     lsn: u64,
+    /// Bytes of log that it covers, due again if it failed.
+    since: u64,
     result: Result<(), Error>,
 }
 
@@ -47,9 +50,7 @@ impl Wal {
     /// Whether enough log was written since the last checkpoint ([`WalOptions::checkpoint_bytes`](super::WalOptions::checkpoint_bytes)), and
     /// none is being written. A checkpoint for reasons of time is the caller's decision.
     pub fn needs_checkpoint(&self) -> bool {
-        !self.checkpointing
-            && self.since_checkpoint >= self.options.checkpoint_bytes
-            && !self.disk.is_memory()
+        !self.checkpointing && self.since_checkpoint >= self.options.checkpoint_bytes
     }
 
     /// Up to which LSN the newest checkpoint holds the state.
@@ -88,12 +89,13 @@ impl Wal {
             });
         }
         self.checkpointing = true;
-        self.since_checkpoint = 0;
+        let since = std::mem::take(&mut self.since_checkpoint);
         let (disk, store) = (Arc::clone(&self.disk), Arc::clone(&self.store));
         Ok(CheckpointJob {
             disk,
             store,
             lsn: upto.0,
+            since,
             sections,
         })
     }
@@ -108,7 +110,10 @@ impl Wal {
             "a checkpoint is finished once, on the log that began it"
         );
         self.checkpointing = false;
-        done.result.map_err(|error| self.fatal(error))?;
+        if let Err(error) = done.result {
+            self.since_checkpoint += done.since;
+            return Err(self.fatal(error));
+        }
         self.checkpoint_lsn = done.lsn;
         Ok(())
     }
@@ -119,6 +124,7 @@ impl CheckpointJob {
     pub fn run(self) -> CheckpointDone {
         CheckpointDone {
             lsn: self.lsn,
+            since: self.since,
             result: self.write(),
         }
     }

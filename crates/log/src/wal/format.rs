@@ -200,7 +200,9 @@ impl BatchHeader {
     }
 
     pub(crate) fn last_lsn(&self) -> u64 {
-        (self.first_lsn + u64::from(self.frames)).saturating_sub(1)
+        self.first_lsn
+            .saturating_add(u64::from(self.frames))
+            .saturating_sub(1)
     }
 }
 
@@ -303,4 +305,128 @@ pub(crate) fn entry_is_valid(entry: &[u8], len: u32, seed: u32) -> bool {
     entry.len() as u64 == ENTRY_HEADER + u64::from(len)
         && u32_at(entry, 4) == len
         && crc32c_append(seed, &entry[ENTRY_HEADER as usize..]) == u32_at(entry, 8)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const NODE: [u8; 16] = [9; 16];
+
+    fn frame(key: (u32, u32)) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let entries = [
+            EntryBytes {
+                kind: 5,
+                flags: 6,
+                body: &[b"he", b"", b"llo"],
+            },
+            EntryBytes {
+                kind: 7,
+                flags: 0,
+                body: &[],
+            },
+        ];
+        let mut places = Vec::new();
+        encode_frame(&mut bytes, &entries, 77, key, |at, len| {
+            places.push((at, len))
+        });
+        assert_eq!(places, [(44, 5), (61, 0)]);
+        assert_eq!(bytes.len() as u64, frame_size(&entries));
+        bytes
+    }
+
+    #[test]
+    fn frame_has_the_bytes_of_the_format_page() {
+        let key = (3, seed(&NODE, 1, 3));
+        let bytes = frame(key);
+        assert_eq!(u32_at(&bytes, 0), 61);
+        assert_eq!(
+            (u64_at(&bytes, 8), u32_at(&bytes, 16), u32_at(&bytes, 20)),
+            (77, 3, 2)
+        );
+        assert_eq!(bytes[24..34], [0, 0, 0, 0, 0, 0, 0, 0, 5, 6]);
+        assert_eq!((u32_at(&bytes, 36), &bytes[44..49]), (5, &b"hello"[..]));
+        assert_eq!(frame_length(&bytes), Some(61));
+        assert!(frame_is_valid(&bytes, 77, key).unwrap());
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_frame_is_seen() {
+        let key = (3, seed(&NODE, 1, 3));
+        let bytes = frame(key);
+        for bit in 32..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(frame_is_valid(&damaged, 77, key), Ok(false), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_another_use_of_a_segment_passes() {
+        let own = seed(&NODE, 1, 3);
+        let header = BatchHeader {
+            generation: 3,
+            length: 200,
+            block: 2,
+            frames: 1,
+            prev_lsn: 76,
+            first_lsn: 77,
+            synced_lsn: 70,
+        };
+        let batch = header.encode(own);
+        let (frame, at) = (frame((3, own)), 2 * BLOCK);
+        assert_eq!(
+            BatchHeader::decode(&batch, own, at, 1 << 20),
+            Ok(Some(header))
+        );
+        assert_eq!(
+            BatchHeader::decode(&batch, own, at + BLOCK, 1 << 20),
+            Ok(None),
+            "elsewhere"
+        );
+        assert_eq!(
+            BatchHeader::decode(&batch, own, at, at + 199),
+            Ok(None),
+            "beyond the end"
+        );
+        for other in [seed(&NODE, 1, 4), seed(&NODE, 2, 3), seed(&[8; 16], 1, 3)] {
+            assert_eq!(BatchHeader::decode(&batch, other, at, 1 << 20), Ok(None));
+            assert_eq!(frame_is_valid(&frame, 77, (3, other)), Ok(false));
+            assert!(entry_is_valid(&frame[32..49], 5, own));
+            assert!(!entry_is_valid(&frame[32..49], 5, other));
+        }
+    }
+
+    #[test]
+    fn newer_versions_and_reserved_fields_are_told_apart_from_damage() {
+        let own = seed(&NODE, 1, 3);
+        let header = BatchHeader {
+            generation: 3,
+            length: 64,
+            block: 1,
+            frames: 0,
+            prev_lsn: 4,
+            first_lsn: 5,
+            synced_lsn: 4,
+        };
+        let sealed = |change: fn(&mut [u8])| {
+            let mut bytes = header.encode(own);
+            change(&mut bytes);
+            let crc = crc32c_append(own, &bytes[8..]);
+            put(&mut bytes, 4, &crc.to_le_bytes());
+            BatchHeader::decode(&bytes, own, BLOCK, 1 << 20)
+        };
+        assert_eq!(sealed(|_| {}), Ok(Some(header)));
+        assert_eq!(sealed(|bytes| bytes[8] = 2), Err(Unreadable::Version(2)));
+        assert!(matches!(
+            sealed(|bytes| bytes[28] = 1),
+            Err(Unreadable::Reserved(_))
+        ));
+        assert!(matches!(
+            sealed(|bytes| bytes[9] |= 4),
+            Err(Unreadable::Reserved(_))
+        ));
+    }
 }

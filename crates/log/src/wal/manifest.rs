@@ -156,7 +156,7 @@ impl Manifest {
 
     /// Lists a segment, or changes how it is listed.
     pub(crate) fn list(&mut self, entry: SegmentEntry) {
-        self.next_segment = self.next_segment.max(entry.id + 1);
+        self.next_segment = self.next_segment.max(entry.id.saturating_add(1));
         match self
             .segments
             .binary_search_by_key(&entry.id, |segment| segment.id)

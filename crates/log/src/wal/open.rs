@@ -346,7 +346,7 @@ impl Start {
     ) -> Result<Start, Error> {
         let end = &recovered.end;
         let next = if clean {
-            end.last + 1
+            end.last.saturating_add(1)
         } else {
             recovered.next_after_crash(manifest)
         };

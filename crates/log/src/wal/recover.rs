@@ -270,7 +270,7 @@ fn corrupt(recovered: &Recovered, end: &End, proven: u64, reason: &str) -> Error
     Error::Corrupt {
         segment: recovered.segments[end.index].file.id,
         at: end.at,
-        first: Lsn(end.last + 1),
+        first: Lsn(end.last.saturating_add(1)),
         last: Lsn(proven),
         reason: reason.to_owned(),
     }
@@ -326,7 +326,10 @@ impl Recovered {
             .skip(self.end.index)
             .map(|found| found.file.size / FRAME_MIN)
             .sum();
-        self.end.last.max(manifest.next_lsn.saturating_sub(1)) + lost + 1
+        self.end
+            .last
+            .max(manifest.next_lsn.saturating_sub(1))
+            .saturating_add(lost + 1)
     }
 
     /// Segments behind the end, and ones that were never used: none of their content counts.

@@ -428,7 +428,13 @@ impl Wal {
 
     /// Forgets the oldest written batches beyond the limit, and keeps a few of their buffers.
     pub(super) fn trim_recent(&mut self) {
-        while self.recent_bytes > self.options.tail_bytes_max {
+        // What is in memory anyway need not be there twice.
+        let max = if self.disk.is_memory() {
+            0
+        } else {
+            self.options.tail_bytes_max
+        };
+        while self.recent_bytes > max {
             let Some(batch) = self
                 .recent
                 .pop_front_if(|batch| batch.last_lsn <= self.written)
