@@ -8,19 +8,33 @@
 pub mod bus;
 mod context;
 pub mod delivery;
+#[allow(dead_code, unused_imports, reason = "the service uses it next")]
+pub mod driver;
 pub mod effect;
 #[allow(dead_code, reason = "the driver uses them")]
 mod erased;
 pub mod error;
 pub mod extract;
+#[allow(dead_code, unused_imports, reason = "the service uses it next")]
+pub mod failures;
 pub mod handler;
 pub mod layer;
+#[allow(dead_code, unused_imports, reason = "the driver uses it next")]
+pub mod metrics;
 pub mod plan;
+#[allow(dead_code, unused_imports, reason = "the service uses it next")]
+pub mod relay;
 #[allow(dead_code, reason = "the driver answers with `error_reply`")]
 mod request;
 mod runtime;
 pub mod service;
 mod signal;
+#[allow(dead_code, unused_imports, reason = "the driver uses it next")]
+pub mod telemetry;
+
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod test_support;
 
 pub use bus::{Bus, BusOptions};
 pub use error::{Error, Result};

@@ -6,6 +6,9 @@ use postrider_core::clock::{Clock, Entropy};
 use postrider_core::engine::{Engine, Publisher};
 use postrider_core::id::{InstanceId, MessageId};
 
+use crate::driver::Registry;
+use crate::metrics::{Observed, Recorder};
+
 /// What every part of a running bus shares. One per bus.
 pub(crate) struct Runtime {
     pub(crate) engine: Arc<dyn Engine>,
@@ -13,9 +16,33 @@ pub(crate) struct Runtime {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) instance: InstanceId,
+    #[allow(dead_code, reason = "the driver uses it next")]
+    pub(crate) recorder: Arc<dyn Recorder>,
+    /// What runs on this bus.
+    #[allow(dead_code, reason = "the driver uses it next")]
+    pub(crate) registry: Arc<Registry>,
 }
 
 impl Runtime {
+    /// What is published through `publisher` from now on is counted.
+    pub(crate) fn new(
+        engine: Arc<dyn Engine>,
+        publisher: Arc<dyn Publisher>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        recorder: Arc<dyn Recorder>,
+    ) -> Self {
+        Self {
+            instance: InstanceId(entropy.next_u64()),
+            publisher: Arc::new(Observed::new(publisher, Arc::clone(&recorder))),
+            registry: Arc::new(Registry::new()),
+            engine,
+            clock,
+            entropy,
+            recorder,
+        }
+    }
+
     /// A new message id (UUIDv7).
     pub(crate) fn new_id(&self) -> MessageId {
         MessageId::v7(

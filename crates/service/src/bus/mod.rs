@@ -14,7 +14,6 @@ use postrider_core::engine::{Cancel, Engine, EngineInfo, Receipt, Scheduled};
 use postrider_core::envelope::{Envelope, Outgoing};
 use postrider_core::failure::FailureStore;
 use postrider_core::fault::{Fault, FaultKind};
-use postrider_core::id::InstanceId;
 use postrider_core::message::{Command, Event, Message};
 use postrider_core::name::DestinationKind;
 use postrider_core::text::Text;
@@ -87,16 +86,15 @@ impl Bus {
     /// # Errors
     /// The engine gives no publisher.
     pub async fn from_engine(engine: Arc<dyn Engine>, options: BusOptions) -> Result<Self> {
-        let instance = InstanceId(options.entropy.next_u64());
         let inner = engine.publisher().await?;
         let publisher = Arc::new(Outlet::new(inner, engine.clone(), options.provision));
-        let runtime = Arc::new(Runtime {
+        let runtime = Arc::new(Runtime::new(
             engine,
             publisher,
-            clock: options.clock.clone(),
-            entropy: options.entropy.clone(),
-            instance,
-        });
+            options.clock.clone(),
+            options.entropy.clone(),
+            options.recorder.clone(),
+        ));
         Ok(Self {
             source: options.source.clone(),
             within: None,

@@ -10,6 +10,8 @@ use postrider_core::text::Text;
 use postrider_core::topology::ProvisionMode;
 use tokio::time::Instant;
 
+use crate::metrics::{Metrics, Recorder};
+
 /// What can be said of a bus. The defaults are right for most programs.
 #[derive(Clone)]
 pub struct BusOptions {
@@ -25,6 +27,8 @@ pub struct BusOptions {
     pub clock: Arc<dyn Clock>,
     /// Where ids and jitter come from. Default: keys from the operating system.
     pub entropy: Arc<dyn Entropy>,
+    /// Where metrics go. Default: the memory of this process, for the admin API and [`Metrics::text`].
+    pub recorder: Arc<dyn Recorder>,
 }
 
 impl Default for BusOptions {
@@ -36,6 +40,7 @@ impl Default for BusOptions {
             window_bytes_max: 64 << 20,
             clock: Arc::new(HostClock::default()),
             entropy: Arc::new(HostEntropy::default()),
+            recorder: Arc::new(Metrics::new()),
         }
     }
 }

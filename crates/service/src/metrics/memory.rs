@@ -183,7 +183,9 @@ impl Recorder for Metrics {
 
 impl Family {
     fn write(&self, out: &mut String) {
-        let Metric { name, help, kind, .. } = self.metric;
+        let Metric {
+            name, help, kind, ..
+        } = self.metric;
         let kind = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
@@ -195,7 +197,12 @@ impl Family {
             let labels = labels(self.metric.labels, values);
             match cell {
                 Cell::Counter(c) => {
-                    let _ = writeln!(out, "{name}{} {}", braces(&labels), c.0.load(Ordering::Relaxed));
+                    let _ = writeln!(
+                        out,
+                        "{name}{} {}",
+                        braces(&labels),
+                        c.0.load(Ordering::Relaxed)
+                    );
                 }
                 Cell::Gauge(g) => {
                     let value = f64::from_bits(g.0.load(Ordering::Relaxed));
@@ -213,7 +220,10 @@ impl Distribution {
         let mut below = 0;
         for (bound, bucket) in BUCKETS.iter().zip(&self.buckets) {
             below += bucket.load(Ordering::Relaxed);
-            let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {below}");
+            let _ = writeln!(
+                out,
+                "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {below}"
+            );
         }
         let count = self.count.load(Ordering::Relaxed);
         let sum = self.sum_nanos.load(Ordering::Relaxed) as f64 / 1e9;

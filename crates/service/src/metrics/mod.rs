@@ -39,6 +39,7 @@ use std::sync::Arc;
 
 pub use memory::{Metrics, SERIES_MAX};
 pub use names::*;
+pub(crate) use sets::Observed;
 pub use sets::{PublishMetrics, SubscriptionMetrics};
 
 /// What kind of number a metric is.

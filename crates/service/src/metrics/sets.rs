@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use postrider_core::engine::Receipt;
+use postrider_core::Fut;
+use postrider_core::engine::{Cancel, CommitError, Publisher, Receipt, Scheduled};
+use postrider_core::envelope::Outgoing;
 use postrider_core::failure::Cause;
 use postrider_core::fault::Fault;
 use postrider_core::name::{Destination, SubscriptionId};
+use postrider_core::settle::SettleOp;
 
 use super::{
     Counter, DEAD, DEPTH, DUPLICATES, EXPIRED, FAILED, Gauge, HANDLED, HANDLER_SECONDS, HELD,
@@ -79,7 +82,9 @@ impl SubscriptionMetrics {
 
     /// An attempt failed. Rare enough to resolve its label here.
     pub fn failed(&self, outcome: &'static str) {
-        self.recorder.counter(FAILED, &[&self.label, outcome]).add(1);
+        self.recorder
+            .counter(FAILED, &[&self.label, outcome])
+            .add(1);
     }
 
     /// A failure record was written. Rare enough to resolve its label here.
@@ -89,7 +94,7 @@ impl SubscriptionMetrics {
     }
 }
 
-/// The cells of publishing, resolved once per destination. One per bus; whoever publishes tells it the results.
+/// The cells of publishing, resolved once per destination. One per bus; its publisher tells it the results.
 pub struct PublishMetrics {
     recorder: Arc<dyn Recorder>,
     cells: Mutex<HashMap<Destination, Cells>>,
@@ -129,6 +134,11 @@ impl PublishMetrics {
         }
     }
 
+    /// One message was not published.
+    pub fn failed(&self, destination: &Destination) {
+        self.cells(destination).failures.add(1);
+    }
+
     fn cells(&self, destination: &Destination) -> Cells {
         let mut known = self.cells.lock();
         if let Some(cells) = known.get(destination) {
@@ -147,5 +157,57 @@ impl PublishMetrics {
             known.insert(destination.clone(), cells.clone());
         }
         cells
+    }
+}
+
+/// A publisher whose results are counted. A bus has one, so whoever publishes (bus, handler, relay) is counted once.
+pub(crate) struct Observed {
+    inner: Arc<dyn Publisher>,
+    metrics: PublishMetrics,
+}
+
+impl Observed {
+    pub(crate) fn new(inner: Arc<dyn Publisher>, recorder: Arc<dyn Recorder>) -> Self {
+        Self {
+            inner,
+            metrics: PublishMetrics::new(recorder),
+        }
+    }
+}
+
+impl Publisher for Observed {
+    fn publish<'a>(&'a self, messages: Vec<Outgoing>) -> Fut<'a, Vec<Result<Receipt, Fault>>> {
+        let destinations: Vec<_> = messages.iter().map(|m| m.destination.clone()).collect();
+        Box::pin(async move {
+            let results = self.inner.publish(messages).await;
+            for (destination, result) in destinations.iter().zip(&results) {
+                self.metrics.observe(destination, result);
+            }
+            results
+        })
+    }
+
+    fn commit<'a>(
+        &'a self,
+        publish: Vec<Outgoing>,
+        settle: Vec<SettleOp>,
+    ) -> Fut<'a, Result<Vec<Receipt>, CommitError>> {
+        let destinations: Vec<_> = publish.iter().map(|m| m.destination.clone()).collect();
+        Box::pin(async move {
+            let result = self.inner.commit(publish, settle).await;
+            match &result {
+                Ok(receipts) => {
+                    for (destination, receipt) in destinations.iter().zip(receipts) {
+                        self.metrics.observe(destination, &Ok(receipt.clone()));
+                    }
+                }
+                Err(_) => destinations.iter().for_each(|d| self.metrics.failed(d)),
+            }
+            result
+        })
+    }
+
+    fn cancel<'a>(&'a self, scheduled: &'a Scheduled) -> Fut<'a, Result<Cancel, Fault>> {
+        self.inner.cancel(scheduled)
     }
 }

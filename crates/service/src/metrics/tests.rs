@@ -41,8 +41,17 @@ fn every_name_is_documented_and_unique() {
     let mut seen = std::collections::BTreeSet::new();
     for metric in ALL {
         assert!(seen.insert(metric.name), "{} twice", metric.name);
-        assert!(text.contains(&format!("`{}`", metric.name)), "{} not in the table", metric.name);
-        assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
+        assert!(
+            text.contains(&format!("`{}`", metric.name)),
+            "{} not in the table",
+            metric.name
+        );
+        assert_eq!(
+            metric.name.ends_with("_total"),
+            metric.kind == Kind::Counter,
+            "{}",
+            metric.name
+        );
     }
 }
 
@@ -72,7 +81,10 @@ fn a_publish_that_nobody_subscribes_to_is_counted() {
     publishing.observe(&topic, &receipt(Some(1)));
     publishing.observe(&topic, &receipt(Some(0)));
     publishing.observe(&topic, &receipt(None));
-    publishing.observe(&topic, &Err(Fault::new(FaultKind::Full, Advice::FixConfig, "full")));
+    publishing.observe(
+        &topic,
+        &Err(Fault::new(FaultKind::Full, Advice::FixConfig, "full")),
+    );
     assert_eq!(metrics.count(PUBLISHED, &["topic:t"]), 3);
     assert_eq!(metrics.count(NO_SUBSCRIBER, &["topic:t"]), 1);
     assert_eq!(metrics.count(PUBLISH_FAILURES, &["topic:t"]), 1);

@@ -103,7 +103,12 @@ pub(crate) async fn within<F: Future>(context: TraceContext, future: F) -> F::Ou
 
 /// Gives an outgoing envelope its `traceparent`, unless it has one that can be read.
 pub(crate) fn inject(envelope: &mut Envelope, entropy: &dyn Entropy) {
-    if envelope.traceparent.as_deref().and_then(TraceContext::parse).is_some() {
+    if envelope
+        .traceparent
+        .as_deref()
+        .and_then(TraceContext::parse)
+        .is_some()
+    {
         return;
     }
     let context = match current() {
@@ -115,7 +120,11 @@ pub(crate) fn inject(envelope: &mut Envelope, entropy: &dyn Entropy) {
 
 /// The context in which a message is handled: its own trace with a new span, or a new trace.
 pub(crate) fn context_of(envelope: &Envelope, entropy: &dyn Entropy) -> TraceContext {
-    match envelope.traceparent.as_deref().and_then(TraceContext::parse) {
+    match envelope
+        .traceparent
+        .as_deref()
+        .and_then(TraceContext::parse)
+    {
         Some(producer) => producer.child(entropy),
         None => TraceContext::root(entropy),
     }
@@ -155,7 +164,11 @@ pub(crate) fn process_span(
         span.record("messaging.message.id", tracing::field::display(envelope.id));
         span.record("trace_id", format!("{:032x}", context.trace_id));
         span.record("span_id", format!("{:016x}", context.span_id));
-        if let Some(producer) = envelope.traceparent.as_deref().and_then(TraceContext::parse) {
+        if let Some(producer) = envelope
+            .traceparent
+            .as_deref()
+            .and_then(TraceContext::parse)
+        {
             span.record("link.trace_id", format!("{:032x}", producer.trace_id));
             span.record("link.span_id", format!("{:016x}", producer.span_id));
         }
@@ -164,7 +177,12 @@ pub(crate) fn process_span(
 }
 
 /// The span around a publish. `envelope`: the first of the batch, injected already.
-pub(crate) fn publish_span(system: &str, destination: &str, envelope: &Envelope, count: usize) -> Span {
+pub(crate) fn publish_span(
+    system: &str,
+    destination: &str,
+    envelope: &Envelope,
+    count: usize,
+) -> Span {
     let span = tracing::info_span!(
         target: "postrider",
         "send",
@@ -180,7 +198,11 @@ pub(crate) fn publish_span(system: &str, destination: &str, envelope: &Envelope,
     );
     if !span.is_disabled() {
         span.record("messaging.message.id", tracing::field::display(envelope.id));
-        if let Some(own) = envelope.traceparent.as_deref().and_then(TraceContext::parse) {
+        if let Some(own) = envelope
+            .traceparent
+            .as_deref()
+            .and_then(TraceContext::parse)
+        {
             span.record("trace_id", format!("{:032x}", own.trace_id));
             span.record("span_id", format!("{:016x}", own.span_id));
         }

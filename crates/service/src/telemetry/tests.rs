@@ -39,7 +39,16 @@ fn what_is_not_a_traceparent_is_none() {
     let version_ff = PARENT.replacen("00", "ff", 1);
     let longer = format!("{PARENT}-more");
     let not_ascii = format!("{}é", &PARENT[..53]);
-    for bad in ["", "00", zero_trace, zero_span, &upper, &version_ff, &longer, &not_ascii] {
+    for bad in [
+        "",
+        "00",
+        zero_trace,
+        zero_span,
+        &upper,
+        &version_ff,
+        &longer,
+        &not_ascii,
+    ] {
         assert_eq!(TraceContext::parse(bad), None, "{bad}");
     }
 }

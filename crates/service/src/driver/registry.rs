@@ -1,0 +1,78 @@
+//! What runs in this process on one bus: subscriptions and relays, for the admin API and the failures handle.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use postrider_core::failure::FailureStore;
+use postrider_core::id::InstanceId;
+use postrider_core::name::SubscriptionId;
+use postrider_core::plan::Plan;
+use postrider_core::policy::Policy;
+
+use super::handle::DriverHandle;
+use crate::relay::RelayHandle;
+
+/// One running subscription.
+pub(crate) struct Running {
+    pub(crate) id: SubscriptionId,
+    pub(crate) member: InstanceId,
+    pub(crate) plan: Option<Plan>,
+    pub(crate) policy: Policy,
+    /// Message types that have a handler.
+    pub(crate) types: Vec<String>,
+    pub(crate) handle: DriverHandle,
+    pub(crate) failures: Option<Arc<dyn FailureStore>>,
+}
+
+/// What runs on one bus.
+#[derive(Default)]
+pub(crate) struct Registry {
+    running: Mutex<Vec<Arc<Running>>>,
+    relays: Mutex<Vec<(String, RelayHandle)>>,
+}
+
+impl Registry {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a subscription until [`Registry::remove`].
+    pub(crate) fn add(&self, running: Running) -> Arc<Running> {
+        let running = Arc::new(running);
+        self.running.lock().push(Arc::clone(&running));
+        running
+    }
+
+    /// Takes a subscription out again.
+    pub(crate) fn remove(&self, running: &Arc<Running>) {
+        self.running.lock().retain(|r| !Arc::ptr_eq(r, running));
+    }
+
+    /// Adds the relay of a service's outbox.
+    pub(crate) fn add_relay(&self, service: impl Into<String>, relay: RelayHandle) {
+        self.relays.lock().push((service.into(), relay));
+    }
+
+    /// Takes the relays of a service out again.
+    pub(crate) fn remove_relay(&self, service: &str) {
+        self.relays.lock().retain(|(name, _)| name != service);
+    }
+
+    /// All running subscriptions, by their text form.
+    pub(crate) fn all(&self) -> Vec<Arc<Running>> {
+        let mut all = self.running.lock().clone();
+        all.sort_by(|a, b| (&a.id, a.member).cmp(&(&b.id, b.member)));
+        all
+    }
+
+    /// The members of one subscription that run in this process.
+    pub(crate) fn members(&self, id: &SubscriptionId) -> Vec<Arc<Running>> {
+        let running = self.running.lock();
+        running.iter().filter(|r| r.id == *id).cloned().collect()
+    }
+
+    /// All relays.
+    pub(crate) fn relays(&self) -> Vec<(String, RelayHandle)> {
+        self.relays.lock().clone()
+    }
+}

@@ -1,0 +1,304 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use postrider_core::envelope::Outgoing;
+use postrider_core::message::Key;
+
+use super::*;
+use crate::metrics::{Metrics, RELAY_STUCK};
+use crate::test_support::outbox::FakeOutbox;
+use crate::test_support::publisher::FakePublisher;
+use crate::test_support::{Seeded, TokioClock, number_of, outgoing, passing, too_large};
+
+fn setup(
+    outbox: &Arc<FakeOutbox>,
+    publisher: &Arc<FakePublisher>,
+    seed: u64,
+    probe: Option<Probe>,
+) -> (RelaySetup, Arc<Metrics>) {
+    let metrics = Arc::new(Metrics::new());
+    let recorder = Arc::clone(&metrics) as Arc<dyn Recorder>;
+    let setup = RelaySetup {
+        service: "shop".into(),
+        outbox: Arc::clone(outbox) as Arc<dyn Outbox>,
+        publisher: Arc::clone(publisher) as Arc<dyn Publisher>,
+        clock: TokioClock::new(),
+        entropy: Seeded::new(seed),
+        recorder,
+        probe,
+    };
+    (setup, metrics)
+}
+
+/// Runs one relay, as a future that can be dropped in the middle, until it was killed or there is nothing left.
+async fn run_once(setup: RelaySetup, outbox: &FakeOutbox, at_most: Duration) {
+    let (_stop, stopped) = mpsc::channel(1);
+    let relay = run::Relay::new(setup, Arc::default(), stopped);
+    let empty = async {
+        while !outbox.numbers().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = relay.run() => {}
+        () = empty => {}
+        () = tokio::time::sleep(at_most) => {}
+    }
+}
+
+/// Every id was published, with its content; per key, the first time of each is in order, and a repeat begins no earlier than what was
+/// not removed: it never comes after a later row that was confirmed for good.
+fn check(stored: &[Outgoing], rows: &BTreeMap<u64, Outgoing>, context: &str) {
+    let ids: BTreeSet<_> = stored.iter().map(|m| m.envelope.id).collect();
+    assert_eq!(ids.len(), rows.len(), "{context}: rows lost or made up");
+    let mut last: BTreeMap<Option<Key>, u64> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for message in stored {
+        let number = number_of(message);
+        assert_eq!(
+            rows.get(&number),
+            Some(message),
+            "{context}: row {number} changed"
+        );
+        let key = message.envelope.key.clone();
+        if seen.insert(number) && key.is_some() {
+            let before = last.insert(key, number);
+            assert!(
+                before.is_none_or(|b| b < number),
+                "{context}: {number} came after {before:?}"
+            );
+        }
+    }
+}
+
+fn made_up(random: &Seeded, count: u64) -> BTreeMap<u64, Outgoing> {
+    let row = |number| {
+        let key = match random.below(8) {
+            0 => None,
+            k => Some(format!("k{}", k % 5)),
+        };
+        (number, outgoing(number, key.as_deref()))
+    };
+    (1..=count).map(row).collect()
+}
+
+/// Fails one message in four, half of these with unknown effect.
+fn unreliable(publisher: &FakePublisher, seed: u64) {
+    let random = Seeded::new(seed);
+    publisher.refuse(move |_| match random.below(8) {
+        0 => Some(passing()),
+        1 => Some(passing().unknown_effect()),
+        _ => None,
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_killed_at_every_step_publishes_everything_in_order() {
+    for point in POINTS {
+        for seed in 0..20 {
+            let context = format!("point {point:?} seed {seed}");
+            let random = Seeded::new(seed);
+            let rows = made_up(&random, 60);
+            let outbox = FakeOutbox::new(rows.clone());
+            let publisher = FakePublisher::new();
+            unreliable(&publisher, seed);
+            let mut kills = 0;
+            for life in 0.. {
+                assert!(life < 10_000, "{context}: no end");
+                let skip = if life == 0 { 0 } else { random.below(3) as u32 };
+                let left = Arc::new(AtomicU32::new(skip));
+                let reached = Arc::new(AtomicU32::new(0));
+                let (counter, hit) = (Arc::clone(&left), Arc::clone(&reached));
+                let probe: Probe = Arc::new(move |at| {
+                    if at != point {
+                        return ControlFlow::Continue(());
+                    }
+                    if counter.fetch_sub(1, Ordering::Relaxed) == 0 {
+                        hit.store(1, Ordering::Relaxed);
+                        return ControlFlow::Break(());
+                    }
+                    ControlFlow::Continue(())
+                });
+                // After a few lives one may finish: killed for ever at its first step, nothing could be published.
+                let probe = (life < 8).then_some(probe);
+                let (setup, _) = setup(&outbox, &publisher, seed, probe);
+                run_once(setup, &outbox, Duration::from_secs(3600)).await;
+                kills += reached.load(Ordering::Relaxed);
+                if outbox.numbers().is_empty() {
+                    break;
+                }
+            }
+            assert!(kills > 0, "{context}: the point was never reached");
+            check(&publisher.stored.lock(), &rows, &context);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_dropped_in_the_middle_of_a_call_publishes_everything_in_order() {
+    for seed in 0..20 {
+        let random = Seeded::new(seed);
+        let rows = made_up(&random, 400);
+        let outbox = FakeOutbox::new(rows.clone());
+        let publisher = FakePublisher::new();
+        unreliable(&publisher, seed);
+        let slow = Seeded::new(seed ^ 1);
+        publisher.delay(move || Duration::from_millis(slow.below(20)));
+        let mut lives = 0;
+        while !outbox.numbers().is_empty() {
+            let (setup, _) = setup(&outbox, &publisher, seed, None);
+            let at_most = Duration::from_millis(20 + random.below(200));
+            run_once(setup, &outbox, at_most).await;
+            lives += 1;
+            assert!(lives < 10_000, "seed {seed}: no end");
+        }
+        check(&publisher.stored.lock(), &rows, &format!("seed {seed}"));
+    }
+}
+
+async fn until(what: impl Fn() -> bool) {
+    let met = async {
+        let mut pause = Duration::from_millis(1);
+        while !what() {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(20));
+        }
+    };
+    assert!(
+        tokio::time::timeout(Duration::from_secs(7200), met)
+            .await
+            .is_ok(),
+        "not in two hours"
+    );
+}
+
+fn published(publisher: &FakePublisher) -> Vec<u64> {
+    publisher.stored.lock().iter().map(number_of).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_fails_waits_and_others_flow() {
+    let rows = [(1, "a"), (2, "a"), (3, "b"), (4, "a"), (5, "b")];
+    let outbox = FakeOutbox::new(rows.map(|(n, k)| (n, outgoing(n, Some(k)))));
+    let publisher = FakePublisher::new();
+    let mut failures = 5;
+    publisher.refuse(move |m| {
+        let fails = number_of(m) == 1 && failures > 0;
+        failures -= u32::from(fails);
+        fails.then(passing)
+    });
+    let (setup, _) = setup(&outbox, &publisher, 1, None);
+    let relay = spawn(setup);
+    until(|| outbox.numbers().is_empty()).await;
+    assert_eq!(published(&publisher), [3, 5, 1, 2, 4]);
+    assert!(relay.stop(Duration::from_secs(1)).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_can_never_be_published_stops_its_key_alone_and_is_kept() {
+    let rows = [
+        (1, Some("a")),
+        (2, Some("a")),
+        (3, Some("b")),
+        (4, None),
+        (5, None),
+    ];
+    let outbox = FakeOutbox::new(rows.map(|(n, k)| (n, outgoing(n, k))));
+    let publisher = FakePublisher::new();
+    let raised = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let limit = Arc::clone(&raised);
+    publisher.refuse(move |m| {
+        let too_big = [1, 4].contains(&number_of(m)) && !limit.load(Ordering::SeqCst);
+        too_big.then(too_large)
+    });
+    let (setup, metrics) = setup(&outbox, &publisher, 1, None);
+    let relay = spawn(setup);
+    until(|| outbox.numbers() == [1, 2, 4]).await;
+    assert_eq!(published(&publisher), [3, 5]);
+    assert_eq!(relay.status().stuck_keys, 2);
+    assert!(relay.status().last_fault.unwrap().contains("too large"));
+    let text = metrics.text();
+    assert!(
+        text.contains(&format!("{}{{service=\"shop\"}} 2", RELAY_STUCK.name)),
+        "{text}"
+    );
+    outbox.push(6, outgoing(6, Some("b")));
+    until(|| outbox.numbers() == [1, 2, 4]).await;
+    raised.store(true, Ordering::SeqCst);
+    until(|| outbox.numbers().is_empty()).await;
+    assert_eq!(published(&publisher)[..3], [3, 5, 6]);
+    assert_eq!(relay.status().stuck_keys, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_blocked_rows_than_the_window_holds_do_not_stop_others() {
+    let count = (WINDOW_ROWS_MAX * 2) as u64;
+    let blocked = (1..=count).map(|n| (n, outgoing(n, Some(&format!("bad{}", n % 3)))));
+    let flowing = (count + 1..=count + 10).map(|n| (n, outgoing(n, Some("good"))));
+    let outbox = FakeOutbox::new(blocked.chain(flowing));
+    let publisher = FakePublisher::new();
+    let open = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let gate = Arc::clone(&open);
+    publisher.refuse(move |m| {
+        let bad = number_of(m) <= count && !gate.load(Ordering::SeqCst);
+        bad.then(too_large)
+    });
+    let (setup, _) = setup(&outbox, &publisher, 1, None);
+    let relay = spawn(setup);
+    until(|| outbox.numbers().len() as u64 == count).await;
+    assert_eq!(published(&publisher).len(), 10);
+    assert!(relay.status().waiting <= WINDOW_ROWS_MAX);
+    open.store(true, Ordering::SeqCst);
+    until(|| outbox.numbers().is_empty()).await;
+    let rows: BTreeMap<u64, Outgoing> = publisher
+        .stored
+        .lock()
+        .iter()
+        .map(|m| (number_of(m), m.clone()))
+        .collect();
+    check(&publisher.stored.lock(), &rows, "blocked");
+    assert_eq!(rows.len() as u64, count + 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_and_an_engine_that_are_away_are_waited_for() {
+    let outbox = FakeOutbox::new((1..=9).map(|n| (n, outgoing(n, Some(&n.to_string())))));
+    outbox.faults.lock().extend([passing(), passing()]);
+    let publisher = FakePublisher::new();
+    let mut calls = 0;
+    publisher.refuse(move |_| {
+        calls += 1;
+        (calls < 100).then(passing)
+    });
+    let (setup, _) = setup(&outbox, &publisher, 1, None);
+    let _relay = spawn(setup);
+    until(|| outbox.numbers().is_empty()).await;
+    assert_eq!(published(&publisher).len(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_finishes_what_is_outstanding_and_keeps_the_rest() {
+    let outbox = FakeOutbox::new((1..=3).map(|n| (n, outgoing(n, Some("a")))));
+    let publisher = FakePublisher::new();
+    publisher.delay(|| Duration::from_millis(50));
+    let (setup, _) = setup(&outbox, &publisher, 1, None);
+    let relay = spawn(setup);
+    until(|| relay.status().calls == 1).await;
+    outbox.push(4, outgoing(4, Some("a")));
+    assert!(relay.stop(Duration::from_secs(1)).await);
+    assert_eq!(published(&publisher), [1, 2, 3]);
+    assert_eq!(outbox.numbers(), [4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_takes_too_long_says_so() {
+    let outbox = FakeOutbox::new([(1, outgoing(1, None))]);
+    let publisher = FakePublisher::new();
+    publisher.delay(|| Duration::from_secs(60));
+    let (setup, _) = setup(&outbox, &publisher, 1, None);
+    let relay = spawn(setup);
+    until(|| relay.status().calls == 1).await;
+    assert!(!relay.stop(Duration::from_secs(1)).await);
+}
