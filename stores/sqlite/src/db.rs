@@ -13,6 +13,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use tokio::sync::Notify;
 
 use crate::error::Error;
+use crate::failures::Wakers;
 use crate::inbox::Hand;
 use crate::options::Options;
 use crate::schema;
@@ -70,6 +71,7 @@ pub(crate) struct Shared {
     pub(crate) outbox_depth: AtomicU64,
     /// A commit added outbox rows.
     pub(crate) outbox_changed: Notify,
+    pub(crate) failures_changed: Wakers,
     /// How many of the next commits fail: for tests.
     #[cfg(test)]
     pub(crate) fail_commits: AtomicU64,

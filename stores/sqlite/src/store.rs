@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::db::{self, Db, Shared};
 use crate::error::Error;
+use crate::failures::SqliteFailures;
 use crate::group::{Bounds, run_group};
 use crate::options::Options;
 use crate::outbox::SqliteOutbox;
@@ -186,6 +187,12 @@ impl Sqlite {
             .await
     }
 
+    /// The failure store in this database: failure records share its commits and its lock.
+    #[must_use]
+    pub fn failures(&self) -> SqliteFailures {
+        SqliteFailures::of(self.clone())
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.inner.shared
     }
@@ -202,10 +209,10 @@ impl Sqlite {
             Mode::File(file) => {
                 let permit = file.queue.place().await;
                 file.queue
-                    .push(Call::new(work, Reply::Future(sender), permit));
+                    .push(Call::job(work, Reply::Future(sender), permit));
             }
             Mode::Memory(db) => {
-                let job = Call::new(work, Reply::Future(sender), None);
+                let job = Call::job(work, Reply::Future(sender), None);
                 self.run_inline(&mut db.lock(), Some(job), Vec::new())?;
             }
         }
@@ -220,7 +227,7 @@ impl Sqlite {
         F: FnMut(&mut Db) -> Result<T, Error> + Send + 'static,
     {
         let (sender, receiver) = std::sync::mpsc::channel();
-        let job = Call::new(work, Reply::Thread(sender), None);
+        let job = Call::job(work, Reply::Thread(sender), None);
         match &self.inner.mode {
             Mode::File(file) => file.queue.push(job),
             Mode::Memory(db) => self.run_inline(&mut db.lock(), Some(job), Vec::new())?,
@@ -276,7 +283,10 @@ impl Sqlite {
     }
 
     /// A short look on the caller's thread.
-    fn look_now<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
+    pub(crate) fn look_now<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         match &self.inner.mode {
             Mode::Memory(db) => look_inline(&mut db.lock(), read),
             Mode::File(file) => read(file.look.lock().as_ref().ok_or(Error::Closed)?),

@@ -40,7 +40,7 @@ where
     E: From<Error> + Send + 'static,
     F: FnMut(&mut Db) -> Result<T, E> + Send + 'static,
 {
-    pub(crate) fn new(
+    pub(crate) fn job(
         work: F,
         reply: Reply<Result<T, E>>,
         permit: Option<OwnedSemaphorePermit>,

@@ -86,3 +86,44 @@ pub fn read_counts(conn: &Connection) -> postrider_sqlite::rusqlite::Result<(i64
         |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)),
     )
 }
+
+pub fn reason() -> postrider_core::failure::Reason {
+    postrider_core::failure::Reason {
+        by: "ann".into(),
+        text: "mended".into(),
+        at: Timestamp(1_800_000_000_000),
+    }
+}
+
+/// A failure of message `n`, at position `n`.
+pub fn failure(n: u64, follower: bool) -> postrider_core::failure::FailureDraft {
+    use postrider_core::failure::{Cause, FailureDraft, FailureFacts};
+    let cause = if follower {
+        Cause::Follower
+    } else {
+        Cause::Permanent
+    };
+    FailureDraft {
+        key: None,
+        facts: FailureFacts {
+            message_id: Some(id(n)),
+            message_type: Some("placed".into()),
+            cause,
+            group: if follower {
+                "behind a parked key".into()
+            } else {
+                "no such item".into()
+            },
+            errors: vec!["no such item".into(), "item 17".into()],
+            attempts: 3,
+            first_seen: Timestamp(n),
+            failed_at: Timestamp(1000 + n),
+            position: n,
+        },
+        raw: postrider_core::carriage::Raw {
+            key: Some(Bytes::from_static(b"raw")),
+            headers: vec![(Bytes::from_static(b"\xff"), Bytes::from_static(b"\0"))],
+            body: Bytes::from(format!("body {n}")),
+        },
+    }
+}
