@@ -75,7 +75,10 @@ struct File {
     /// For `seen`: one short look at a time.
     look: Mutex<Option<Connection>>,
     readers: Mutex<Vec<Connection>>,
+    /// Bounds the service's reads.
     reading: Arc<Semaphore>,
+    /// Bounds our own, so that a long report never holds up the relay.
+    looking: Arc<Semaphore>,
 }
 
 impl Sqlite {
@@ -125,6 +128,7 @@ impl Sqlite {
             look: Mutex::new(Some(look)),
             readers: Mutex::default(),
             reading: Arc::new(Semaphore::new(options.readers)),
+            looking: Arc::new(Semaphore::new(1)),
             path: path.clone(),
             options,
         });
@@ -183,7 +187,8 @@ impl Sqlite {
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        self.look_async(move |conn| read(conn).map_err(Error::sqlite("read")))
+        let room = |file: &File| file.reading.clone();
+        self.on_reader(room, move |conn| read(conn).map_err(Error::sqlite("read")))
             .await
     }
 
@@ -246,8 +251,20 @@ impl Sqlite {
         Ok(())
     }
 
-    /// Reads our own tables or the user's on a reading connection.
+    /// Reads our own tables.
     pub(crate) async fn look_async<T, F>(&self, read: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    {
+        self.on_reader(|file| file.looking.clone(), read).await
+    }
+
+    async fn on_reader<T, F>(
+        &self,
+        room: impl Fn(&File) -> Arc<Semaphore>,
+        read: F,
+    ) -> Result<T, Error>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
@@ -256,7 +273,7 @@ impl Sqlite {
             Mode::Memory(db) => return look_inline(&mut db.lock(), read),
             Mode::File(file) => file,
         };
-        let permit = file.reading.clone().acquire_owned().await;
+        let permit = room(file).acquire_owned().await;
         let permit = permit.map_err(|_| Error::Closed)?;
         let inner = self.inner.clone();
         let done = tokio::task::spawn_blocking(move || {
@@ -353,6 +370,7 @@ impl File {
     /// Lets the writer finish; the readers go first, so that its end can fold the WAL into the database.
     fn close(&self) -> Option<JoinHandle<()>> {
         self.reading.close();
+        self.looking.close();
         self.look.lock().take();
         self.readers.lock().clear();
         self.queue.close();

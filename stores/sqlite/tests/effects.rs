@@ -45,6 +45,38 @@ async fn effects_happen_once_in_memory_under_virtual_time() {
     effects_once(&memory()).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_file_waits_for_its_writer_under_virtual_time() {
+    let (_dir, store) = file();
+    effects_once(&store).await;
+    store.close(Duration::from_millis(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn long_reads_do_not_hold_up_the_relay() {
+    let (_dir, store) = file();
+    deliver(&store, 1).await.unwrap();
+    let (go, wait_go) = std::sync::mpsc::channel::<()>();
+    let wait_go = std::sync::Arc::new(std::sync::Mutex::new(wait_go));
+    let mut reads = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (store, wait_go) = (store.clone(), wait_go.clone());
+        reads.spawn(async move {
+            let wait = move |_: &Connection| {
+                wait_go.lock().unwrap().recv().unwrap();
+                Ok(())
+            };
+            store.read(wait).await.unwrap();
+        });
+    }
+    tokio::task::yield_now().await;
+    assert_eq!(store.outbox().unwrap().take(0, 10).await.unwrap().len(), 1);
+    for _ in 0..4 {
+        go.send(()).unwrap();
+    }
+    assert_eq!(reads.join_all().await.len(), 4);
+}
+
 #[tokio::test]
 async fn another_subscription_of_the_same_message_has_its_own_effects() {
     let store = memory();
