@@ -547,3 +547,32 @@ impl World {
         }
     }
 }
+
+#[test]
+fn making_a_directory_may_be_killed_and_then_lose_power() {
+    let open = |disk: &SimDisk| {
+        Wal::open(
+            Arc::new(disk.clone()),
+            options(),
+            &mut postrider_log::wal::NoReplay,
+        )
+        .map(|_| ())
+    };
+    let whole = SimDisk::new(1);
+    open(&whole).unwrap();
+    assert!(whole.operations() > 10);
+    for first in 1..=whole.operations() {
+        let disk = SimDisk::new(1);
+        disk.power_off_at(first);
+        assert!(open(&disk).is_err());
+        for second in 1..=whole.operations() {
+            let again = disk.kill();
+            again.power_off_at(second);
+            let _ = open(&again);
+            for way in 0..6 {
+                let after = again.crash(first * 1_000 + second * 10 + way);
+                open(&after).unwrap_or_else(|error| panic!("{first}, {second}, {way}: {error}"));
+            }
+        }
+    }
+}

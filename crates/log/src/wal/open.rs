@@ -85,6 +85,9 @@ impl Wal {
         let created = look(&*disk)? != Some(true);
         if created {
             create(&*disk)?;
+        } else {
+            // DURABILITY: a process that was killed may have left its CURRENT in the page cache only.
+            disk.sync_dir("").map_err(Error::io("syncing", ""))?;
         }
         let bytes = read_all(&*disk, CURRENT)?;
         let manifest = Manifest::decode(&bytes)?;
