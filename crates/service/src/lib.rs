@@ -17,6 +17,8 @@ pub mod error;
 pub mod extract;
 #[allow(dead_code, unused_imports, reason = "the service uses it next")]
 pub mod failures;
+#[cfg(test)]
+mod fake;
 pub mod handler;
 pub mod layer;
 #[allow(dead_code, unused_imports, reason = "the driver uses it next")]

@@ -32,35 +32,30 @@ macro_rules! wishes {
     ($type:ident, $bound:ident) => {
         impl<T: $bound> $type<T> {
             /// With this header. A name may stand more than once; all headers have at most 64 KiB.
-            #[must_use]
             pub fn header(mut self, name: impl Into<Text>, value: impl Into<Bytes>) -> Self {
                 self.wishes.headers.push((name.into(), value.into()));
                 self
             }
 
             /// Not handled later than this after it may be delivered.
-            #[must_use]
             pub fn expires_in(mut self, by: Duration) -> Self {
                 self.wishes.expires_in = Some(by);
                 self
             }
 
             /// Not handled before this wall time.
-            #[must_use]
             pub fn at(mut self, time: Timestamp) -> Self {
                 self.wishes.at = Some(time);
                 self
             }
 
             /// Not handled before this has passed.
-            #[must_use]
             pub fn after(mut self, delay: Duration) -> Self {
                 self.wishes.after = Some(delay);
                 self
             }
 
             /// With this key in place of the type's own.
-            #[must_use]
             pub fn key(mut self, key: Key) -> Self {
                 self.wishes.key = Some(key);
                 self

@@ -50,11 +50,11 @@ impl Subscription {
 pub(super) fn group(service: &Name, handlers: Vec<Configured>) -> Result<Vec<Subscription>> {
     let mut by_destination: BTreeMap<Destination, Vec<Configured>> = BTreeMap::new();
     for mut handler in handlers {
-        let nowhere = Error::new(Code::NAME_MALFORMED, "the handler's destination was taken");
-        let destination = std::mem::replace(&mut handler.destination, Err(nowhere))?;
-        if destination.kind == DestinationKind::Inbox {
+        if handler.description.kind == DestinationKind::Inbox {
             return Err(takes_reply(&handler));
         }
+        let nowhere = Error::new(Code::NAME_MALFORMED, "the handler's destination was taken");
+        let destination = std::mem::replace(&mut handler.destination, Err(nowhere))?;
         by_destination.entry(destination).or_default().push(handler);
     }
     let merge = |(on, handlers)| {

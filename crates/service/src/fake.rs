@@ -1,0 +1,289 @@
+//! An engine without messages, for unit tests: it keeps what is published and hands nothing out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use postrider_core::Fut;
+use postrider_core::capability::{Capabilities, Capability, Durability, Support};
+use postrider_core::clock::{Clock, Entropy, Mono, Timestamp};
+use postrider_core::engine::{
+    Admin, Cancel, CommitError, Engine, EngineInfo, Publisher, Receipt, Scheduled,
+};
+use postrider_core::envelope::{Envelope, Outgoing};
+use postrider_core::failure::FailureStore;
+use postrider_core::fault::{Advice, Fault, FaultKind};
+use postrider_core::id::{InstanceId, MessageId};
+use postrider_core::name::{Destination, SubscriptionId};
+use postrider_core::settle::{SettleError, SettleOp};
+use postrider_core::source::{Credit, LeaseSource, Leased, Record, Settler, Source};
+use postrider_core::store::Fence;
+use postrider_core::subscription::SubscriptionSpec;
+use postrider_core::text::Text;
+use postrider_core::topology::{ProvisionMode, Topology, TopologyDiff};
+use tokio::sync::mpsc;
+
+use crate::bus::BusOptions;
+use crate::delivery::{Delivery, Inner};
+use crate::runtime::Runtime;
+
+/// Time that moves only when told, numbers that only count.
+#[derive(Default)]
+pub(crate) struct Fixed {
+    pub(crate) wall: AtomicU64,
+    count: AtomicU64,
+}
+
+impl Clock for Fixed {
+    fn wall(&self) -> Timestamp {
+        Timestamp(self.wall.load(Ordering::SeqCst))
+    }
+    fn mono(&self) -> Mono {
+        Mono(Duration::from_millis(self.wall.load(Ordering::SeqCst)))
+    }
+}
+
+impl Entropy for Fixed {
+    fn next_u64(&self) -> u64 {
+        self.count.fetch_add(1, Ordering::SeqCst)
+    }
+}
+
+pub(crate) struct FakeEngine {
+    info: EngineInfo,
+    pub(crate) published: Arc<Mutex<Vec<Outgoing>>>,
+    pub(crate) provisioned: Mutex<Vec<Topology>>,
+    /// How many subscriptions receipts speak of.
+    pub(crate) subscriptions: u32,
+    /// Replies that the inbox hands out.
+    pub(crate) replies: mpsc::UnboundedSender<Outgoing>,
+    inbox: Mutex<Option<mpsc::UnboundedReceiver<Outgoing>>>,
+}
+
+impl FakeEngine {
+    pub(crate) fn new(subscriptions: u32) -> Arc<Self> {
+        let capabilities = Capabilities::none(1 << 20)
+            .with(Capability::ConfirmedPublish, Support::Native)
+            .with(Capability::FanOut, Support::Native)
+            .with(Capability::KeyOrder, Support::Native);
+        let (replies, inbox) = mpsc::unbounded_channel();
+        Arc::new(Self {
+            info: EngineInfo {
+                scheme: "fake",
+                product: "Fake".into(),
+                version: "1".into(),
+                location: "nowhere".into(),
+                durability: Durability::Memory,
+                capabilities,
+            },
+            published: Arc::default(),
+            provisioned: Mutex::default(),
+            subscriptions,
+            replies,
+            inbox: Mutex::new(Some(inbox)),
+        })
+    }
+}
+
+struct Keep {
+    published: Arc<Mutex<Vec<Outgoing>>>,
+    subscriptions: u32,
+}
+
+impl Publisher for Keep {
+    fn publish<'a>(&'a self, messages: Vec<Outgoing>) -> Fut<'a, Vec<Result<Receipt, Fault>>> {
+        let receipt = Receipt {
+            durability: Durability::Memory,
+            position: None,
+            duplicate: false,
+            subscriptions: Some(self.subscriptions),
+        };
+        let receipts = messages.iter().map(|_| Ok(receipt.clone())).collect();
+        self.published.lock().extend(messages);
+        Box::pin(async { receipts })
+    }
+    fn commit<'a>(
+        &'a self,
+        publish: Vec<Outgoing>,
+        settle: Vec<SettleOp>,
+    ) -> Fut<'a, Result<Vec<Receipt>, CommitError>> {
+        let capability = Capability::AtomicSettle;
+        let fault = Fault::new(
+            FaultKind::Unsupported(capability),
+            Advice::FixConfig,
+            "no commits",
+        );
+        Box::pin(async {
+            Err(CommitError {
+                fault,
+                publish,
+                settle,
+            })
+        })
+    }
+    fn cancel<'a>(&'a self, _: &'a Scheduled) -> Fut<'a, Result<Cancel, Fault>> {
+        Box::pin(async { Ok(Cancel::Cancelled) })
+    }
+}
+
+impl Engine for FakeEngine {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+    fn provision<'a>(
+        &'a self,
+        topology: &'a Topology,
+        _: ProvisionMode,
+    ) -> Fut<'a, Result<TopologyDiff, Fault>> {
+        self.provisioned.lock().push(topology.clone());
+        Box::pin(async { Ok(TopologyDiff::default()) })
+    }
+    fn publisher(&self) -> Fut<'_, Result<Arc<dyn Publisher>, Fault>> {
+        let keep: Arc<dyn Publisher> = Arc::new(Keep {
+            published: self.published.clone(),
+            subscriptions: self.subscriptions,
+        });
+        Box::pin(async { Ok(keep) })
+    }
+    fn open<'a>(&'a self, _: &'a SubscriptionSpec) -> Fut<'a, Result<Source, Fault>> {
+        Box::pin(async {
+            Ok(Source::Lease(
+                Box::new(Inbox(mpsc::unbounded_channel().1)) as _
+            ))
+        })
+    }
+    fn inbox(&self, instance: InstanceId) -> Fut<'_, Result<(Destination, Source), Fault>> {
+        Box::pin(async move {
+            let inbox = self
+                .inbox
+                .lock()
+                .take()
+                .ok_or_else(|| Fault::closed("the inbox"))?;
+            let destination = Destination::inbox(instance.to_string())?;
+            Ok((destination, Source::Lease(Box::new(Inbox(inbox)) as _)))
+        })
+    }
+    fn failures(&self) -> Option<Arc<dyn FailureStore>> {
+        None
+    }
+    fn admin(&self) -> Option<Arc<dyn Admin>> {
+        None
+    }
+    fn close(&self, _: Duration) -> Fut<'_, Result<(), Fault>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+struct Inbox(mpsc::UnboundedReceiver<Outgoing>);
+
+impl LeaseSource for Inbox {
+    fn next<'a>(&'a mut self, _: Credit) -> Fut<'a, Result<Vec<Leased>, Fault>> {
+        Box::pin(async {
+            let Some(reply) = self.0.recv().await else {
+                return std::future::pending().await;
+            };
+            let raw =
+                postrider_core::carriage::write(&reply, postrider_core::carriage::Carriage::Binary);
+            let token = postrider_core::settle::LeaseToken {
+                position: 0,
+                generation: 0,
+            };
+            Ok(vec![Leased {
+                record: Record::read(raw, 0, None),
+                token,
+                until: None,
+                deliveries: None,
+                key_parked: false,
+            }])
+        })
+    }
+    fn settler(&self) -> Arc<dyn Settler> {
+        Arc::new(Forget)
+    }
+}
+
+struct Forget;
+
+impl Settler for Forget {
+    fn settle<'a>(&'a self, ops: Vec<SettleOp>) -> Fut<'a, Vec<Result<(), SettleError>>> {
+        Box::pin(async move { ops.into_iter().map(|_| Ok(())).collect() })
+    }
+    fn extend<'a>(
+        &'a self,
+        tokens: &'a [&'a postrider_core::settle::LeaseToken],
+        by: Duration,
+    ) -> Fut<'a, Vec<Result<Mono, Fault>>> {
+        Box::pin(async move { tokens.iter().map(|_| Ok(Mono(by))).collect() })
+    }
+}
+
+/// Options of a bus with fixed time.
+pub(crate) fn options() -> BusOptions {
+    let fixed = Arc::new(Fixed::default());
+    fixed.wall.store(1_000_000, Ordering::SeqCst);
+    BusOptions {
+        source: Text::from_static("test"),
+        clock: fixed.clone(),
+        entropy: fixed,
+        ..BusOptions::default()
+    }
+}
+
+/// A bus on an engine.
+pub(crate) async fn bus(engine: &Arc<FakeEngine>) -> crate::bus::Bus {
+    let opened = crate::bus::Bus::from_engine(engine.clone(), options()).await;
+    opened.expect("the fake engine gives a publisher")
+}
+
+/// A delivery of this envelope to `inventory@topic:shop.order`.
+pub(crate) fn delivery_of(
+    envelope: Envelope,
+    payload: &'static str,
+    runtime: Arc<Runtime>,
+) -> Delivery {
+    let subscription = SubscriptionId::parse("inventory@topic:shop.order");
+    Delivery {
+        inner: Arc::new(Inner {
+            first_seen: envelope.time,
+            envelope,
+            payload: Bytes::from_static(payload.as_bytes()),
+            subscription: subscription.expect("it is well formed"),
+            attempt: 1,
+            redriven: false,
+            position: 7,
+            fence: Fence::new(),
+            runtime,
+        }),
+    }
+}
+
+/// An envelope of a `placed`.
+pub(crate) fn envelope() -> Envelope {
+    let id = MessageId::v7(Timestamp(1_000_000), [1, 2]);
+    Envelope::new(
+        id,
+        Text::from_static("order"),
+        Text::from_static("placed"),
+        Timestamp(1_000_000),
+    )
+}
+
+/// Any delivery.
+pub(crate) fn delivery() -> Delivery {
+    let options = options();
+    let engine = FakeEngine::new(1);
+    let publisher = Arc::new(Keep {
+        published: engine.published.clone(),
+        subscriptions: 1,
+    });
+    let runtime = Arc::new(Runtime {
+        engine,
+        publisher,
+        clock: options.clock,
+        entropy: options.entropy,
+        instance: InstanceId(1),
+    });
+    delivery_of(envelope(), r#"{"order_id":"o-1"}"#, runtime)
+}
