@@ -278,12 +278,13 @@ pub(crate) fn delivery() -> Delivery {
         published: engine.published.clone(),
         subscriptions: 1,
     });
-    let runtime = Arc::new(Runtime {
+    let runtime = Runtime::new(
         engine,
         publisher,
-        clock: options.clock,
-        entropy: options.entropy,
-        instance: InstanceId(1),
-    });
+        options.clock,
+        options.entropy,
+        options.recorder,
+    );
+    let runtime = Arc::new(runtime);
     delivery_of(envelope(), r#"{"order_id":"o-1"}"#, runtime)
 }

@@ -100,7 +100,7 @@ impl Bus {
             within: None,
             inner: Arc::new(Inner {
                 window: Window::new(options.window_messages_max, options.window_bytes_max),
-                requests: Requests::new(),
+                requests: Requests::new(&options.recorder),
                 runtime,
                 options,
                 services: AtomicUsize::new(0),
@@ -319,6 +319,7 @@ impl Bus {
         if let Some(parent) = &self.within {
             follow(&mut message.envelope, parent);
         }
+        crate::telemetry::inject(&mut message.envelope, &*runtime.entropy);
         Ok(message)
     }
 

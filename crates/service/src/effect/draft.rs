@@ -15,6 +15,7 @@ use postrider_core::text::Text;
 
 use crate::delivery::Delivery;
 use crate::error::{Error, Result};
+use crate::telemetry::{self, TraceContext};
 
 /// What a sender may say of a message beside its type.
 #[derive(Clone, Debug, Default)]
@@ -159,7 +160,8 @@ pub(crate) fn destination(kind: DestinationKind, name: &'static str) -> Result<D
     })
 }
 
-/// Gives the drafts of one handler run their identities: derived, so that a re-run emits the same ids.
+/// Gives the drafts of one handler run their identities: derived, so that a re-run emits the same ids. `trace`: the handler's own, where it is
+/// known ([`crate::telemetry::current`] of the handler's task, which a store's thread is not).
 ///
 /// # Errors
 /// A draft breaks a limit, or a reply cannot go anywhere it says.
@@ -167,10 +169,14 @@ pub(crate) fn seal_effects(
     drafts: Vec<Draft>,
     delivery: &Delivery,
     source: &Text,
+    trace: Option<TraceContext>,
 ) -> Result<Vec<Outgoing>> {
     let parent = delivery.envelope();
     let subscription = delivery.subscription().to_string();
-    let now = delivery.inner.runtime.clock.wall();
+    let runtime = &delivery.inner.runtime;
+    let now = runtime.clock.wall();
+    let entropy = &*runtime.entropy;
+    let trace = trace.unwrap_or_else(|| telemetry::context_of(parent, entropy));
     let mut counts: HashMap<(&'static str, Option<Key>), u32> = HashMap::new();
     let mut sealed = Vec::with_capacity(drafts.len());
     for draft in drafts {
@@ -191,6 +197,7 @@ pub(crate) fn seal_effects(
         *nth += 1;
         let mut message = draft.seal(to, id, source, now)?;
         follow(&mut message.envelope, parent);
+        message.envelope.traceparent = Some(Text::from(trace.child(entropy).to_string()));
         sealed.push(message);
     }
     Ok(sealed)
@@ -210,6 +217,5 @@ pub(crate) fn follow(envelope: &mut Envelope, parent: &Envelope) {
     envelope.correlation_id = Some(parent.correlation_id.clone().unwrap_or_else(|| id.clone()));
     envelope.causation_id = Some(id);
     envelope.tenant = parent.tenant.clone();
-    envelope.traceparent = parent.traceparent.clone();
     envelope.tracestate = parent.tracestate.clone();
 }

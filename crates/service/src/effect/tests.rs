@@ -42,7 +42,7 @@ fn sealed_for(
     let runtime = fake::delivery().inner.runtime.clone();
     let delivery = fake::delivery_of(envelope, "{}", runtime);
     let drafts = Effects::new().with(effects).into_drafts().unwrap();
-    seal_effects(drafts, &delivery, &Text::from_static("inventory")).unwrap()
+    seal_effects(drafts, &delivery, &Text::from_static("inventory"), None).unwrap()
 }
 
 fn ids(messages: &[Outgoing]) -> Vec<String> {
@@ -82,6 +82,7 @@ fn messages_belong_to_the_conversation_of_what_was_handled() {
         Some(&*parent.id.to_string())
     );
     assert_eq!(envelope.tenant.as_deref(), Some("north"));
+    assert!(envelope.traceparent.is_some(), "every hop is traced");
     let out = sealed(reserved("a"));
     let correlation = out[0].envelope.correlation_id.as_deref();
     assert_eq!(
@@ -146,7 +147,7 @@ fn what_breaks_a_limit_is_refused_with_its_code() {
     let delivery = fake::delivery();
     let refused = |effect: Publish<Reserved>| {
         let drafts = Effects::new().with(effect).into_drafts().unwrap();
-        seal_effects(drafts, &delivery, &Text::from_static("x"))
+        seal_effects(drafts, &delivery, &Text::from_static("x"), None)
             .unwrap_err()
             .code()
     };

@@ -50,11 +50,12 @@ where
     let panicked: Arc<Mutex<Option<Box<dyn Any + Send>>>> = Arc::default();
     let note = panicked.clone();
     let within = context.clone();
+    let trace = crate::telemetry::current();
     let unit: Work<S::Conn> = Box::new(move |conn| {
         let run = catch_unwind(AssertUnwindSafe(|| {
             let drafts = work(conn)?.into_drafts();
             let drafts = drafts.map_err(|e| HandlerError::Permanent(e.into()))?;
-            seal_effects(drafts, &within.delivery, within.host.bus.source())
+            seal_effects(drafts, &within.delivery, within.host.bus.source(), trace)
                 .map_err(|e| HandlerError::Permanent(e.into()))
         }));
         run.unwrap_or_else(|panic| {

@@ -71,7 +71,12 @@ fn publish(effects: Effects, context: &Context) -> Ending {
         Ok(drafts) => drafts,
         Err(error) => return refused(error.into()),
     };
-    match seal_effects(drafts, &context.delivery, context.host.bus.source()) {
+    match seal_effects(
+        drafts,
+        &context.delivery,
+        context.host.bus.source(),
+        crate::telemetry::current(),
+    ) {
         Ok(messages) => Ending::Effects(messages),
         Err(error) => refused(error.into()),
     }
@@ -87,7 +92,7 @@ async fn look<E: FromDelivery>(context: &Context) -> Option<Ending> {
     }
 }
 
-const fn describe<F, M: Message>(name: &'static str, in_store: bool) -> Description {
+const fn describe<M: Message>(name: &'static str, in_store: bool) -> Description {
     Description {
         name,
         kind: M::KIND,
@@ -117,7 +122,7 @@ macro_rules! handlers {
             $($E: FromDelivery,)*
         {
             fn describe() -> Description {
-                describe::<F, M>(std::any::type_name::<F>(), false $(|| $E::IN_STORE)*)
+                describe::<M>(std::any::type_name::<F>(), false $(|| $E::IN_STORE)*)
             }
 
             fn check(registry: &Registry) -> Result {
@@ -152,7 +157,7 @@ macro_rules! handlers {
             $($E: FromDelivery,)*
         {
             fn describe() -> Description {
-                describe::<F, M>(std::any::type_name::<F>(), true)
+                describe::<M>(std::any::type_name::<F>(), true)
             }
 
             fn check(registry: &Registry) -> Result {

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bus::{Bus, is_no_route};
 use crate::effect::Draft;
 use crate::error::{Error, Result};
+use crate::metrics::{Counter, LATE_REPLIES, Recorder};
 
 #[allow(unused_imports, reason = "the driver answers failed requests with it")]
 pub(crate) use problem::error_reply;
@@ -38,10 +39,10 @@ pub(crate) struct Requests {
     stop: CancellationToken,
 }
 
-#[derive(Default)]
 struct Shared {
     waiting: Mutex<HashMap<Text, oneshot::Sender<Answer>>>,
     late: AtomicU64,
+    late_counter: Arc<dyn Counter>,
 }
 
 impl Shared {
@@ -54,14 +55,19 @@ impl Shared {
         let taken = waiting.is_some_and(|w| w.send(Answer { envelope, payload }).is_ok());
         if !taken {
             self.late.fetch_add(1, Ordering::Relaxed);
+            self.late_counter.add(1);
         }
     }
 }
 
 impl Requests {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(recorder: &Arc<dyn Recorder>) -> Self {
         Self {
-            shared: Arc::default(),
+            shared: Arc::new(Shared {
+                waiting: Mutex::default(),
+                late: AtomicU64::new(0),
+                late_counter: recorder.counter(LATE_REPLIES, &[]),
+            }),
             inbox: OnceCell::new(),
             stop: CancellationToken::new(),
         }

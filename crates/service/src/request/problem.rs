@@ -43,6 +43,7 @@ pub(crate) fn error_reply(delivery: &Delivery, code: Code, text: &str) -> Option
     let mut envelope = Envelope::new(id, source, TYPE, delivery.inner.runtime.clock.wall());
     envelope.content_type = CONTENT_TYPE;
     follow(&mut envelope, parent);
+    crate::telemetry::inject(&mut envelope, &*delivery.inner.runtime.entropy);
     let problem = Problem {
         code: code.to_string(),
         message: text.chars().take(MESSAGE_CHARS_MAX).collect(),

@@ -8,10 +8,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use postrider_core::plan::Plan;
 use postrider_core::store::Store;
+use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, ServiceCount};
 use crate::error::Error;
 use crate::plan::ServicePlan;
+use crate::relay::RelayHandle;
 
 /// A service that runs. Dropping it does not stop the service: [`Running::stop`] does.
 #[must_use = "stop it, or wait for its end"]
@@ -19,6 +21,8 @@ pub struct Running {
     pub(super) plan: ServicePlan,
     #[allow(dead_code, reason = "the driver takes them from here")]
     pub(super) drivers: Vec<super::start::Opened>,
+    pub(super) relays: Vec<RelayHandle>,
+    pub(super) pruner: CancellationToken,
     pub(super) stores: Vec<Arc<dyn Store>>,
     pub(super) bus: Bus,
     pub(super) count: ServiceCount,
@@ -109,7 +113,15 @@ impl Running {
         grace: Duration,
         hurry: impl Future<Output = ()> + Send,
     ) -> Left {
-        let _ = hurry;
+        self.pruner.cancel();
+        let hurried = tokio::select! {
+            () = self.end(grace) => false,
+            () = hurry => true,
+        };
+        if hurried {
+            self.end(Duration::ZERO).await;
+        }
+        self.bus.runtime().registry.remove_relay(&self.plan.service);
         let mut left = Left::default();
         for store in &self.stores {
             if let Some(outbox) = store.outbox() {
@@ -122,5 +134,10 @@ impl Running {
         }
         drop(self.count);
         left
+    }
+
+    /// Ends what runs. Again with a shorter time: it ends sooner.
+    async fn end(&self, grace: Duration) {
+        join_all(self.relays.iter().map(|r| r.stop(grace))).await;
     }
 }

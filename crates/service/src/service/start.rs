@@ -9,17 +9,19 @@ use postrider_core::name::Name;
 use postrider_core::plan::Plan;
 use postrider_core::policy::Policy;
 use postrider_core::source::Source;
+use postrider_core::store::Store;
 use postrider_core::subscription::SubscriptionSpec;
 use postrider_core::topology::{DestinationSpec, SubscriptionNeed, Topology};
 
-use super::Service;
 use super::running::Running;
 use super::subscription::{Subscription, group};
+use super::{Service, prune};
 use crate::bus::Bus;
 use crate::context::{Host, Registry};
 use crate::erased::{ErasedHandler, Router, TakenTwice};
 use crate::error::{Error, Result};
 use crate::plan::{Facts, ServicePlan, SubscriptionPlan, needs};
+use crate::relay::{self, RelayHandle, RelaySetup};
 
 pub(super) async fn start(service: Service, bus: &Bus) -> Result<Running> {
     if let Some(fault) = service.faults.into_iter().next() {
@@ -53,9 +55,13 @@ pub(super) async fn start(service: Service, bus: &Bus) -> Result<Running> {
     });
     let failures = service.failures.or_else(|| bus.failure_store());
     let drivers = open(subscriptions, &host, failures).await?;
+    let relays = relay(&name, &stores, &bus);
+    let pruner = prune::spawn(stores.clone(), bus.runtime().clone(), service.inbox_keep);
     Ok(Running {
         plan,
         drivers,
+        relays,
+        pruner,
         stores,
         count: bus.count_service(),
         bus,
@@ -145,6 +151,26 @@ async fn provision(subscriptions: &[Subscription], bus: &Bus) -> Result {
         tracing::info!(created = ?diff.created, "provisioned");
     }
     Ok(())
+}
+
+/// Starts a relay for each store that has an outbox.
+fn relay(service: &Name, stores: &[Arc<dyn Store>], bus: &Bus) -> Vec<RelayHandle> {
+    let runtime = bus.runtime();
+    let outboxes = stores.iter().filter_map(|store| store.outbox());
+    let relays = outboxes.map(|outbox| {
+        let relay = relay::spawn(RelaySetup {
+            service: service.to_string(),
+            outbox,
+            publisher: runtime.publisher.clone(),
+            clock: runtime.clock.clone(),
+            entropy: runtime.entropy.clone(),
+            recorder: runtime.recorder.clone(),
+            probe: None,
+        });
+        runtime.registry.add_relay(service.as_str(), relay.clone());
+        relay
+    });
+    relays.collect()
 }
 
 /// Opens each subscription and starts its driver. Where one cannot be opened, those before it are stopped again.
