@@ -64,6 +64,8 @@ pub struct SubscriptionInfo {
     /// Messages that wait behind others of their key or for a back-off; at most
     /// [`look_ahead_max`](SubscriptionConfig::look_ahead_max), returned ones aside.
     pub waiting: usize,
+    /// Messages that were looked at and are kept back until a time: delayed or returned ones.
+    pub delayed: usize,
     /// When the oldest unsettled record was appended, wall time in ms.
     pub oldest_ms: Option<u64>,
     /// Failure records, open and redriving.
@@ -336,6 +338,16 @@ impl Log {
         Ok(self.state.stream(stream)?.next)
     }
 
+    /// The first offset that was appended at or after this wall time, to the grain of one append; the end where there is none.
+    ///
+    /// # Errors
+    /// [`Error::UnknownStream`].
+    pub fn offset_at(&self, stream: StreamId, at_ms: u64) -> Result<Offset, Error> {
+        let stream = self.state.stream(stream)?;
+        let found = stream.batches().find(|batch| batch.at_ms >= at_ms);
+        Ok(found.map_or(stream.next, |batch| batch.base))
+    }
+
     /// The end of what may be seen of a stream.
     ///
     /// # Errors
@@ -390,6 +402,9 @@ impl Log {
             waiting: dispatch
                 .as_ref()
                 .map_or(0, |dispatch| dispatch.waiting_len()),
+            delayed: dispatch
+                .as_ref()
+                .map_or(0, |dispatch| dispatch.delayed_len()),
             oldest_ms: oldest.map(|batch| batch.at_ms),
             failures: failures.as_ref().map_or(0, |failures| failures.len()),
             parked_keys: failures

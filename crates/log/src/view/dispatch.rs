@@ -90,6 +90,8 @@ pub(crate) struct Dispatch {
     blocked: IntMap<Offset, (u64, Option<KeyHash>)>,
     /// Delayed messages that are due and were not looked at again yet.
     due: BTreeSet<Offset>,
+    /// Put aside until a wall time, and not due yet. One that is settled meanwhile counts until then.
+    delayed: usize,
     /// Looked at, not settled, not in flight, not delayed.
     waiting: usize,
     deadlines: BTreeMap<u64, u32>,
@@ -116,6 +118,7 @@ impl Dispatch {
             owned: IntMap::default(),
             blocked: IntMap::default(),
             due: BTreeSet::new(),
+            delayed: 0,
             waiting: 0,
             deadlines: BTreeMap::new(),
             armed_ms: None,
@@ -153,6 +156,11 @@ impl Dispatch {
 
     pub(crate) fn in_flight_len(&self) -> usize {
         self.in_flight.len()
+    }
+
+    /// Messages that are kept back until a time.
+    pub(crate) fn delayed_len(&self) -> usize {
+        self.delayed + self.blocked.len()
     }
 
     pub(crate) fn waiting_len(&self) -> usize {
@@ -206,6 +214,7 @@ impl Dispatch {
                 }
             });
         let out = call.out;
+        self.delayed += out.delayed.len();
         let nothing = out.picks.is_empty()
             && out.expired.is_empty()
             && out.delayed.is_empty()
@@ -503,6 +512,7 @@ impl Dispatch {
     /// A delayed message is due.
     pub(crate) fn delay_over(&mut self, generation: u32, offset: Offset) {
         if generation == self.generation {
+            self.delayed = self.delayed.saturating_sub(1);
             self.due.insert(offset);
         }
     }

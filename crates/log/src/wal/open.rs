@@ -333,7 +333,7 @@ fn assemble(
         upkeep,
         poison: None,
         closed: false,
-        _lock: lock,
+        lock: Some(lock),
     };
     Ok((wal, report))
 }

@@ -61,7 +61,7 @@ pub struct Wal {
     pub(super) poison: Option<String>,
     pub(super) closed: bool,
     /// Held for its drop: the directory is free for others once the log is gone.
-    pub(super) _lock: LockGuard,
+    pub(super) lock: Option<LockGuard>,
 }
 
 /// A segment of the log.
@@ -227,6 +227,7 @@ impl Wal {
             .update(|manifest| manifest.clean = true)
             .map_err(|error| self.fatal(error))?;
         self.closed = true;
+        self.lock = None;
         Ok(())
     }
 }

@@ -1,0 +1,514 @@
+//! The failure store over the log: a parked key is its parked records, in order.
+
+mod claims;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use postrider_core::Fut;
+use postrider_core::clock::Timestamp;
+use postrider_core::code::Code;
+use postrider_core::failure::{
+    AuditEntry, CrashState, FailureDraft, FailureFacts, FailureGroup, FailureId, FailureRecord, FailureState,
+    FailureStore, KeyState, OpenState, Reason, RedriveOutcome, RedriveToken, Redriven, Selection,
+};
+use postrider_core::fault::{Advice, Fault, FaultKind};
+use postrider_core::id::InstanceId;
+use postrider_core::name::SubscriptionId;
+use postrider_log::{self as log, FailureIn, FailureInfo, FailureOp, Kind, Level, Log, Now, Park, SubId, Ticket, Tx};
+
+pub(crate) use claims::Claims;
+
+use crate::convert;
+use crate::error::fault;
+use crate::names;
+use crate::settle;
+use crate::shared::Shared;
+
+/// Records in one page at most.
+const PAGE_MAX: usize = 1_000;
+/// Records in one commit of a redrive or a discard.
+const COMMIT_MAX: usize = 10_000;
+
+/// Keeps failure records, parked keys and crash states in the log. For subscriptions of this engine and of others.
+#[derive(Debug)]
+pub(crate) struct EmbeddedFailures {
+    shared: Arc<Shared>,
+}
+
+/// Gives a subscription, or its absence, from under the lock.
+type Found<T> = Result<T, Fault>;
+
+impl EmbeddedFailures {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Runs this under the lock, with the subscription.
+    fn with<T>(
+        &self,
+        subscription: &SubscriptionId,
+        run: impl FnOnce(&mut Log, SubId, Now) -> Result<T, log::Error>,
+    ) -> Found<T> {
+        let done = self.shared.stage(|log, now| {
+            let sub = names::find_home(log, subscription).ok_or_else(|| unknown(subscription))?;
+            run(log, sub, now).map_err(|error| fault(&error))
+        });
+        done.map_err(|ended| ended.fault())?
+    }
+
+    /// The same, and makes a home for the failures of a subscription of another engine.
+    fn with_home<T>(
+        &self,
+        subscription: &SubscriptionId,
+        run: impl FnOnce(&mut Log, SubId, Now) -> Result<T, log::Error>,
+    ) -> Found<T> {
+        let done = self.shared.stage(|log, now| -> Result<T, log::Error> {
+            let sub = match names::find_home(log, subscription) {
+                Some(sub) => sub,
+                None => {
+                    let config = self.shared.config(Kind::Topic);
+                    let stream = log.create_stream(&names::elsewhere(subscription), config)?.0;
+                    let service = subscription.service.as_str();
+                    log.create_subscription(stream, service, log::SubscriptionConfig::default())?.0
+                }
+            };
+            run(log, sub, now)
+        });
+        done.map_err(|ended| ended.fault())?.map_err(|error| fault(&error))
+    }
+
+    async fn confirmed(&self, ticket: &Ticket) -> Found<()> {
+        self.shared.confirmed(ticket).await.map_err(|ended| ended.fault().unknown_effect())
+    }
+
+    async fn append_all(
+        &self,
+        subscription: &SubscriptionId,
+        drafts: Vec<(FailureDraft, Park)>,
+    ) -> Found<Vec<FailureId>> {
+        let mut failures = Vec::with_capacity(drafts.len());
+        for (draft, park) in &drafts {
+            let id = draft.facts.message_id.map_or([0; 16], |id| *id.as_bytes());
+            let record = Box::new(log::RecordIn { id, ..convert::raw_in(&draft.raw) });
+            failures.push((settle::failure_in(draft, *park)?, record, draft.facts.position));
+        }
+        let ticket = self.with_home(subscription, |log, sub, now| {
+            let append = |(failure, record, source): (FailureIn, _, u64)| FailureOp::Append {
+                sub,
+                failure,
+                record,
+                source: Some(source),
+            };
+            let failures = failures.into_iter().map(append).collect();
+            log.commit(Tx { failures, ..Tx::default() }, now)
+        })?;
+        self.confirmed(&ticket).await?;
+        Ok(ticket.failures.iter().map(|id| FailureId(id.0)).collect())
+    }
+
+    /// Reads one record with its bytes.
+    fn read(&self, subscription: &SubscriptionId, info: FailureInfo) -> Found<FailureRecord> {
+        let failure = self.with(subscription, |log, sub, _| log.failure(sub, info.id))?;
+        let facts = facts_of(&info, &failure.meta);
+        Ok(FailureRecord {
+            id: FailureId(info.id.0),
+            subscription: subscription.clone(),
+            state: state_of(info.state),
+            parked: info.parked,
+            // The redrive under way is not one before.
+            redrives: info.redrives.saturating_sub(u32::from(info.state == log::FailureState::Redriving)),
+            draft: FailureDraft { key: info.key, facts, raw: convert::raw_of(&failure.record) },
+        })
+    }
+
+    /// The records that are meant and wait for a person. A record of a parked key brings its key where `whole_keys` says so.
+    fn select(
+        log: &Log,
+        sub: SubId,
+        which: &Selection,
+        whole_keys: bool,
+    ) -> Result<Vec<log::FailureId>, log::Error> {
+        let mut chosen = std::collections::BTreeSet::new();
+        let mut choose = |info: &FailureInfo| {
+            match &info.key {
+                Some(key) if info.parked && whole_keys => chosen.extend(log.failures_of_key(sub, key)?),
+                _ => {
+                    chosen.insert(info.id);
+                }
+            }
+            Ok::<(), log::Error>(())
+        };
+        match which {
+            Selection::Ids(ids) => {
+                for id in ids {
+                    if let Some(info) = log.failure_info(sub, log::FailureId(id.0))? {
+                        choose(&info)?;
+                    }
+                }
+            }
+            Selection::Group(_) | Selection::Key(_) | Selection::All => {
+                let group = if let Selection::Group(group) = which { Some(group.as_str()) } else { None };
+                for info in log.failures(sub, group, log::FailureId(0), usize::MAX)? {
+                    match which {
+                        Selection::Key(key) if info.key.as_ref() != Some(key) => {}
+                        _ => choose(&info)?,
+                    }
+                }
+            }
+        }
+        let mut waiting = Vec::with_capacity(chosen.len());
+        for id in chosen {
+            let open = log.failure_info(sub, id)?.is_some_and(|info| info.state == log::FailureState::Open);
+            waiting.extend(open.then_some(id));
+        }
+        Ok(waiting)
+    }
+
+    /// Commits a decision about many records, piece by piece; gives how many there were.
+    async fn decide(
+        &self,
+        subscription: &SubscriptionId,
+        which: &Selection,
+        whole_keys: bool,
+        op: impl Fn(SubId, Vec<log::FailureId>) -> FailureOp + Send + Sync,
+    ) -> Found<u64> {
+        let (count, ticket) = self.with(subscription, |log, sub, now| {
+            let chosen = Self::select(log, sub, which, whole_keys)?;
+            if chosen.is_empty() {
+                return Ok((0, None));
+            }
+            // One frame, so that it happens wholly or not at all, up to a size that a frame always takes.
+            let failures = chosen.chunks(COMMIT_MAX).map(|ids| op(sub, ids.to_vec()));
+            let ticket = log.commit(Tx { failures: failures.collect(), ..Tx::default() }, now)?;
+            self.shared.claims.lock().wake(sub);
+            Ok((chosen.len() as u64, Some(ticket)))
+        })?;
+        if let Some(ticket) = ticket {
+            self.confirmed(&ticket).await?;
+        }
+        Ok(count)
+    }
+
+    /// Whether a claim by anybody could give something.
+    fn is_claimable(&self, subscription: &SubscriptionId) -> bool {
+        let looked = self.with(subscription, |log, sub, _| {
+            let claims = self.shared.claims.lock();
+            let marked = log.redriving(sub, log::FailureId(0), usize::MAX)?;
+            Ok(marked.iter().any(|info| !claims.is_taken(sub, info.id)))
+        });
+        looked.unwrap_or(false)
+    }
+}
+
+fn unknown(subscription: &SubscriptionId) -> Fault {
+    let text = format!("there is no subscription {subscription}: list the subscriptions first");
+    Fault::new(FaultKind::NotFound, Advice::FixConfig, text).code(Code::ADMIN_NOT_FOUND)
+}
+
+fn unknown_record(subscription: &SubscriptionId, id: FailureId) -> Fault {
+    let text = format!("{subscription} has no failure record {}: list them again", id.0);
+    Fault::new(FaultKind::NotFound, Advice::FixMessage, text).code(Code::ADMIN_NOT_FOUND)
+}
+
+fn state_of(state: log::FailureState) -> FailureState {
+    match state {
+        log::FailureState::Open => FailureState::Waiting,
+        log::FailureState::Redriving => FailureState::Redriving,
+    }
+}
+
+/// The facts, as they were stored. Facts of a release that wrote them otherwise are shown as far as the log knows them.
+fn facts_of(info: &FailureInfo, meta: &[u8]) -> FailureFacts {
+    serde_json::from_slice(meta).unwrap_or_else(|error| FailureFacts {
+        message_id: None,
+        message_type: None,
+        cause: postrider_core::failure::Cause::Unreadable,
+        group: info.group.clone(),
+        errors: vec![format!("the facts stored with this record cannot be read: {error}")],
+        attempts: 0,
+        first_seen: Timestamp(info.at_ms),
+        failed_at: Timestamp(info.at_ms),
+        position: info.source.unwrap_or(0),
+    })
+}
+
+/// The audit keeps who, why and when as JSON in the reason of the log.
+fn reason_to_text(reason: &Reason) -> String {
+    serde_json::to_string(reason).unwrap_or_else(|_| reason.text.clone())
+}
+
+impl FailureStore for EmbeddedFailures {
+    fn open<'a>(&'a self, subscription: &'a SubscriptionId) -> Fut<'a, Result<OpenState, Fault>> {
+        Box::pin(async move {
+            self.with_home(subscription, |log, sub, _| {
+                let crash = log.crash_state(sub)?;
+                // A state that a later release wrote otherwise counts as none: it only slows the start down.
+                let crash: CrashState = serde_json::from_slice(&crash).unwrap_or_default();
+                Ok(OpenState { crash, parked: log.parked_keys(sub)? })
+            })
+        })
+    }
+
+    fn note_crash_state<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        state: CrashState,
+    ) -> Fut<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            let json = serde_json::to_vec(&state).map_err(|error| {
+                Fault::new(FaultKind::Protocol, Advice::StopOwner, "a crash state cannot be written as JSON")
+                    .because(error)
+            })?;
+            let ticket = self.with_home(subscription, |log, sub, now| {
+                log.commit(Tx { crash_states: vec![(sub, Bytes::from(json))], ..Tx::default() }, now)
+            })?;
+            // DURABILITY: written is enough, it is about the death of the process.
+            self.shared.safe(ticket.lsn, Level::Os).await.map_err(|ended| ended.fault().unknown_effect())
+        })
+    }
+
+    fn append<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        drafts: Vec<FailureDraft>,
+    ) -> Fut<'a, Result<Vec<FailureId>, Fault>> {
+        Box::pin(async move {
+            let drafts = drafts.into_iter().map(|draft| (draft, Park::No)).collect();
+            self.append_all(subscription, drafts).await
+        })
+    }
+
+    fn park<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        key: Bytes,
+        drafts: Vec<FailureDraft>,
+    ) -> Fut<'a, Result<Vec<FailureId>, Fault>> {
+        Box::pin(async move {
+            let with_key = drafts.into_iter().map(|draft| {
+                let draft = FailureDraft { key: Some(key.clone()), ..draft };
+                let park = settle::park_of(&draft);
+                (draft, park)
+            });
+            self.append_all(subscription, with_key.collect()).await
+        })
+    }
+
+    fn groups<'a>(
+        &'a self,
+        subscription: Option<&'a SubscriptionId>,
+    ) -> Fut<'a, Result<Vec<FailureGroup>, Fault>> {
+        Box::pin(async move {
+            let subscriptions = match subscription {
+                Some(one) => vec![one.clone()],
+                None => self.shared.stage(|log, _| names::subscriptions(log)).map_err(|ended| ended.fault())?,
+            };
+            let mut groups = Vec::new();
+            for subscription in subscriptions {
+                let found = self.with(&subscription, |log, sub, _| {
+                    let found = log.failure_groups(sub)?.into_iter().map(|group| {
+                        let meta = log.failure(sub, group.sample)?.meta;
+                        Ok((group, meta))
+                    });
+                    found.collect::<Result<Vec<_>, log::Error>>()
+                });
+                let found = match found {
+                    // Dropped since it was listed, or not there yet: it has none.
+                    Err(fault) if fault.kind == FaultKind::NotFound => continue,
+                    found => found?,
+                };
+                groups.extend(found.into_iter().map(|(group, meta)| {
+                    let facts: Option<FailureFacts> = serde_json::from_slice(&meta).ok();
+                    FailureGroup {
+                        subscription: subscription.clone(),
+                        cause: facts.map_or(postrider_core::failure::Cause::Unreadable, |facts| facts.cause),
+                        count: group.open + group.redriving,
+                        first: Timestamp(group.first_ms),
+                        last: Timestamp(group.last_ms),
+                        sample: FailureId(group.sample.0),
+                        group: group.group,
+                    }
+                }));
+            }
+            Ok(groups)
+        })
+    }
+
+    fn list<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        group: Option<&'a str>,
+        after: Option<FailureId>,
+        limit: u32,
+    ) -> Fut<'a, Result<Vec<FailureRecord>, Fault>> {
+        Box::pin(async move {
+            let after = log::FailureId(after.map_or(0, |id| id.0));
+            let max = usize::try_from(limit).unwrap_or(usize::MAX).min(PAGE_MAX);
+            let infos = self.with(subscription, |log, sub, _| log.failures(sub, group, after, max))?;
+            let mut records = Vec::with_capacity(infos.len());
+            for info in infos {
+                match self.read(subscription, info) {
+                    // Finished since it was listed.
+                    Err(fault) if fault.kind == FaultKind::NotFound => {}
+                    record => records.push(record?),
+                }
+            }
+            Ok(records)
+        })
+    }
+
+    fn get<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        id: FailureId,
+    ) -> Fut<'a, Result<FailureRecord, Fault>> {
+        Box::pin(async move {
+            let info = self.with(subscription, |log, sub, _| log.failure_info(sub, log::FailureId(id.0)))?;
+            self.read(subscription, info.ok_or_else(|| unknown_record(subscription, id))?)
+        })
+    }
+
+    fn redrive<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        which: Selection,
+        reason: Reason,
+    ) -> Fut<'a, Result<u64, Fault>> {
+        Box::pin(async move {
+            let reason = reason_to_text(&reason);
+            let op = |sub, ids| FailureOp::Redrive { sub, ids, reason: reason.clone() };
+            self.decide(subscription, &which, true, op).await
+        })
+    }
+
+    fn discard<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        which: Selection,
+        reason: Reason,
+    ) -> Fut<'a, Result<u64, Fault>> {
+        Box::pin(async move {
+            let reason = reason_to_text(&reason);
+            let op = |sub, ids| FailureOp::Discard { sub, ids, reason: reason.clone() };
+            self.decide(subscription, &which, false, op).await
+        })
+    }
+
+    fn audit<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        limit: u32,
+    ) -> Fut<'a, Result<Vec<AuditEntry>, Fault>> {
+        Box::pin(async move {
+            let max = usize::try_from(limit).unwrap_or(usize::MAX);
+            let entries = self.with(subscription, |log, sub, _| log.audit(sub, max))?;
+            let entry = |audit: log::Audit| {
+                let plain = || Reason { by: String::new(), text: audit.reason.clone(), at: Timestamp(audit.at_ms) };
+                let action = match audit.action {
+                    log::Action::Redrive => "redrive",
+                    log::Action::Discard | log::Action::DiscardMessage(_) => "discard",
+                };
+                let reason = serde_json::from_str(&audit.reason).unwrap_or_else(|_| plain());
+                AuditEntry { action: action.to_owned(), count: audit.count, reason }
+            };
+            Ok(entries.into_iter().map(entry).collect())
+        })
+    }
+
+    fn claim<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        member: InstanceId,
+        room: u32,
+    ) -> Fut<'a, Result<Vec<Redriven>, Fault>> {
+        Box::pin(async move {
+            let room = usize::try_from(room).unwrap_or(usize::MAX).min(PAGE_MAX);
+            let taken = self.with_home(subscription, |log, sub, _| {
+                let mut claims = self.shared.claims.lock();
+                let mut taken = Vec::new();
+                for info in log.redriving(sub, log::FailureId(0), usize::MAX)? {
+                    if taken.len() >= room {
+                        break;
+                    }
+                    let key = info.key.clone().filter(|_| info.parked);
+                    if claims.is_free(sub, info.id, key.as_ref(), member) {
+                        let generation = claims.take(sub, info.id, key, member);
+                        taken.push((info, generation));
+                    }
+                }
+                Ok(taken)
+            })?;
+            let mut redriven = Vec::with_capacity(taken.len());
+            for (info, generation) in taken {
+                let token = RedriveToken { id: FailureId(info.id.0), generation };
+                match self.read(subscription, info) {
+                    Ok(record) => redriven.push(Redriven { record, token }),
+                    Err(fault) => {
+                        // CANCEL: there is no await between the claim and the return, so only this loses it.
+                        self.shared.release_claims_of(subscription, member);
+                        return Err(fault);
+                    }
+                }
+            }
+            Ok(redriven)
+        })
+    }
+
+    fn changed<'a>(&'a self, subscription: &'a SubscriptionId) -> Fut<'a, ()> {
+        Box::pin(async move {
+            let Ok(changed) = self.with_home(subscription, |_, sub, _| Ok(self.shared.claims.lock().changed(sub)))
+            else {
+                // The engine ended: the source says so, there is nothing to wait for here.
+                return std::future::pending().await;
+            };
+            let woken = changed.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            if !self.is_claimable(subscription) {
+                woken.await;
+            }
+        })
+    }
+
+    fn finish<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        token: RedriveToken,
+        outcome: RedriveOutcome,
+    ) -> Fut<'a, Result<KeyState, Fault>> {
+        Box::pin(async move {
+            let id = log::FailureId(token.id.0);
+            let lost = || settle::lease_lost(&format!("failure record {}", token.id.0));
+            let reopened = match &outcome {
+                RedriveOutcome::Failed(facts) => {
+                    Some(FailureIn { group: facts.group.clone(), meta: settle::facts_to_meta(facts)?, ..FailureIn::default() })
+                }
+                RedriveOutcome::Done | RedriveOutcome::Released => None,
+            };
+            let (ticket, state) = self.with(subscription, |log, sub, now| {
+                if !self.shared.claims.lock().holds(sub, id, token.generation) {
+                    return Ok(None);
+                }
+                let key = log.failure_info(sub, id)?.and_then(|info| info.key);
+                let op = match (&outcome, reopened) {
+                    (RedriveOutcome::Released, _) => None,
+                    (_, Some(failure)) => Some(FailureOp::Reopen { sub, id, failure }),
+                    (_, None) => Some(FailureOp::Resolve { sub, id }),
+                };
+                let ticket = match op {
+                    Some(op) => Some(log.commit(Tx { failures: vec![op], ..Tx::default() }, now)?),
+                    None => None,
+                };
+                self.shared.claims.lock().end(sub, id, token.generation);
+                let parked = key.is_some_and(|key| log.is_parked(sub, &key));
+                Ok(Some((ticket, if parked { KeyState::Parked } else { KeyState::Free })))
+            })?
+            .ok_or_else(lost)?;
+            if let Some(ticket) = ticket {
+                self.confirmed(&ticket).await?;
+            }
+            Ok(state)
+        })
+    }
+}

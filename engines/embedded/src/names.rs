@@ -1,0 +1,70 @@
+//! What topics, queues, inboxes and subscriptions are called in the log.
+
+use postrider_core::name::{Destination, DestinationKind, SubscriptionId};
+use postrider_log::{Kind, Log, StreamConfig, StreamId, SubId};
+
+use crate::shared::Shared;
+
+/// What stands before the name of a stream that only holds failures of a subscription whose messages live in another engine.
+const ELSEWHERE: &str = "elsewhere:";
+/// What stands before the name of every inbox.
+pub(crate) const INBOX: &str = "inbox:";
+
+/// The stream of a destination.
+pub(crate) fn stream(destination: &Destination) -> String {
+    destination.to_string()
+}
+
+/// The stream that is a home for failures of a subscription that is not in this log.
+pub(crate) fn elsewhere(subscription: &SubscriptionId) -> String {
+    format!("{ELSEWHERE}{}", subscription.on)
+}
+
+/// The destination of a stream; `None` for one that is not a destination.
+pub(crate) fn destination(stream: &str) -> Option<Destination> {
+    Destination::parse(stream).ok()
+}
+
+/// The destination of a stream, be it here or elsewhere.
+pub(crate) fn any_destination(stream: &str) -> Option<Destination> {
+    destination(stream.strip_prefix(ELSEWHERE).unwrap_or(stream))
+}
+
+/// The subscription in this log.
+pub(crate) fn find(log: &Log, subscription: &SubscriptionId) -> Option<SubId> {
+    let stream = log.stream_id(&stream(&subscription.on))?;
+    log.subscription_id(stream, subscription.service.as_str())
+}
+
+/// The subscription, or the home of its failures.
+pub(crate) fn find_home(log: &Log, subscription: &SubscriptionId) -> Option<SubId> {
+    find(log, subscription).or_else(|| {
+        let stream = log.stream_id(&elsewhere(subscription))?;
+        log.subscription_id(stream, subscription.service.as_str())
+    })
+}
+
+/// Where a message goes and how many subscriptions get it. A topic is created by its first message. `None`: nobody would get it.
+pub(crate) fn route(
+    log: &mut Log,
+    shared: &Shared,
+    destination: &Destination,
+) -> Result<Option<(StreamId, u32)>, postrider_log::Error> {
+    let name = stream(destination);
+    let id = match (log.stream_id(&name), destination.kind) {
+        (Some(id), _) => id,
+        (None, DestinationKind::Topic) => log.create_stream(&name, shared.config(Kind::Topic))?.0,
+        (None, _) => return Ok(None),
+    };
+    let subscriptions = u32::try_from(log.stream_info(id)?.subscriptions.len()).unwrap_or(u32::MAX);
+    let deaf = subscriptions == 0 && destination.kind != DestinationKind::Topic;
+    Ok((!deaf).then_some((id, subscriptions)))
+}
+
+impl Shared {
+    /// What a stream of this kind is created with where nothing else is said.
+    pub(crate) fn config(&self, kind: Kind) -> StreamConfig {
+        let dedupe = postrider_log::DedupeWindow { window: self.dedupe_window, ..Default::default() };
+        StreamConfig { kind, level: self.level, dedupe, ..StreamConfig::default() }
+    }
+}

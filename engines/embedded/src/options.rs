@@ -1,0 +1,108 @@
+//! What an engine is opened with.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use postrider_core::capability::Durability;
+use postrider_core::clock::{Clock, Mono, Timestamp};
+use postrider_log::disk::Disk;
+
+/// The largest encoded message where nothing else is said: 16 MiB.
+pub const MESSAGE_BYTES_MAX_DEFAULT: usize = 16 << 20;
+
+/// How an engine in a directory behaves.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Options {
+    /// Where time comes from. Lease ends are told on it, so it MUST be the clock of the service.
+    pub clock: Arc<dyn Clock>,
+    /// The level of topics and queues that do not name one. `Flushed` where nothing is said.
+    pub durability: Durability,
+    /// The largest encoded message, in bytes: key, headers and payload.
+    pub message_bytes_max: usize,
+    /// How long ids of messages are remembered, so that the same id published again is stored once. At least this long, at most twice.
+    pub dedupe_window: Duration,
+    /// How often the state is checkpointed, which bounds how long the next open takes.
+    pub checkpoint_every: Duration,
+    /// The disk to use instead of the directory: for tests that break it.
+    pub disk: Option<Arc<dyn Disk>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(SystemClock),
+            durability: Durability::Flushed,
+            message_bytes_max: MESSAGE_BYTES_MAX_DEFAULT,
+            dedupe_window: Duration::from_secs(120),
+            checkpoint_every: Duration::from_secs(30),
+            disk: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options")
+            .field("durability", &self.durability)
+            .field("message_bytes_max", &self.message_bytes_max)
+            .field("dedupe_window", &self.dedupe_window)
+            .field("checkpoint_every", &self.checkpoint_every)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How an engine in memory behaves.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct MemoryOptions {
+    /// Where time comes from. It MUST advance with the time of the tokio runtime (paused or not), by which the engine waits.
+    pub clock: Arc<dyn Clock>,
+    /// The largest encoded message, in bytes.
+    pub message_bytes_max: usize,
+    /// How long ids of messages are remembered.
+    pub dedupe_window: Duration,
+}
+
+impl MemoryOptions {
+    /// The defaults, on this clock.
+    #[must_use]
+    pub fn on(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            message_bytes_max: MESSAGE_BYTES_MAX_DEFAULT,
+            dedupe_window: Duration::from_secs(120),
+        }
+    }
+}
+
+impl Default for MemoryOptions {
+    fn default() -> Self {
+        Self::on(Arc::new(SystemClock))
+    }
+}
+
+impl std::fmt::Debug for MemoryOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryOptions")
+            .field("message_bytes_max", &self.message_bytes_max)
+            .field("dedupe_window", &self.dedupe_window)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The clock of the system. All of one process share the origin of their monotonic time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn wall(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn mono(&self) -> Mono {
+        static ORIGIN: OnceLock<Instant> = OnceLock::new();
+        Mono(ORIGIN.get_or_init(Instant::now).elapsed())
+    }
+}
