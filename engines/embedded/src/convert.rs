@@ -5,31 +5,42 @@ use postrider_core::capability::Durability;
 use postrider_core::carriage::{self, Carriage, Raw};
 use postrider_core::clock::Timestamp;
 use postrider_core::code::Code;
-use postrider_core::envelope::Outgoing;
 use postrider_core::envelope::HEADERS_BYTES_MAX;
+use postrider_core::envelope::Outgoing;
 use postrider_core::fault::{Advice, Fault, FaultKind};
 use postrider_core::message::Key;
 use postrider_core::settle::LeaseToken;
 use postrider_core::source::Record;
 use postrider_log as log;
 
-/// Bits of a lease token's generation that hold the log's own token; the rest names the subscription.
-const TOKEN_BITS: u32 = 44;
+/// Bits of a lease token's position that hold the offset; the rest names the subscription, so that a commit over several
+/// subscriptions finds its way back.
+const OFFSET_BITS: u32 = 44;
 /// The first subscription number that no longer fits beside it.
-pub(crate) const SUBSCRIPTIONS_MAX: u32 = 1 << (u64::BITS - TOKEN_BITS);
+pub(crate) const SUBSCRIPTIONS_MAX: u32 = 1 << (u64::BITS - OFFSET_BITS);
 
-/// A lease of one subscription, as core carries it: commits over several subscriptions find their way back.
+/// A lease of one subscription, as core carries it.
 pub(crate) fn token(sub: log::SubId, offset: log::Offset, token: log::LeaseToken) -> LeaseToken {
-    assert!(sub.0 < SUBSCRIPTIONS_MAX, "a source is opened only where its number fits");
-    assert!(token.0 >> TOKEN_BITS == 0, "a process hands out fewer than 2^44 leases");
-    let generation = (u64::from(sub.0) << TOKEN_BITS) | token.0;
-    LeaseToken { position: offset, generation }
+    assert!(
+        sub.0 < SUBSCRIPTIONS_MAX,
+        "a source is opened only where its number fits"
+    );
+    assert!(
+        offset >> OFFSET_BITS == 0,
+        "a stream takes at most 2^44 messages in its life"
+    );
+    let position = (u64::from(sub.0) << OFFSET_BITS) | offset;
+    LeaseToken {
+        position,
+        generation: token.0,
+    }
 }
 
-/// The subscription and the log's token of a lease.
-pub(crate) fn untoken(token: &LeaseToken) -> (log::SubId, log::LeaseToken) {
-    let sub = u32::try_from(token.generation >> TOKEN_BITS).unwrap_or(u32::MAX);
-    (log::SubId(sub), log::LeaseToken(token.generation & ((1 << TOKEN_BITS) - 1)))
+/// The subscription, the offset and the log's token of a lease.
+pub(crate) fn untoken(token: &LeaseToken) -> (log::SubId, log::Offset, log::LeaseToken) {
+    let sub = u32::try_from(token.position >> OFFSET_BITS).unwrap_or(u32::MAX);
+    let offset = token.position & ((1 << OFFSET_BITS) - 1);
+    (log::SubId(sub), offset, log::LeaseToken(token.generation))
 }
 
 /// A message as the log stores it, checked against the limits before anything is staged.
@@ -79,8 +90,9 @@ fn check_limits(raw: &Raw, bytes_max: usize) -> Result<(), Fault> {
             "the message has {} bytes, at most {bytes_max} are taken: send less, or a reference to data kept elsewhere",
             raw.size()
         );
-        return Err(Fault::new(FaultKind::TooLarge, Advice::FixMessage, text)
-            .code(Code::PUBLISH_TOO_LARGE));
+        return Err(
+            Fault::new(FaultKind::TooLarge, Advice::FixMessage, text).code(Code::PUBLISH_TOO_LARGE)
+        );
     }
     Ok(())
 }

@@ -53,22 +53,35 @@ impl Embedded {
     pub fn open(directory: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
         let directory = directory.as_ref().to_path_buf();
         let level = convert::level_of(options.durability).ok_or_else(|| Error::Options {
-            reason: format!("durability {:?} takes more than one machine, and this engine is on one", options.durability),
+            reason: format!(
+                "durability {:?} takes more than one machine, and this engine is on one",
+                options.durability
+            ),
         })?;
         check_size(options.message_bytes_max)?;
-        let disk = options.disk.unwrap_or_else(|| Arc::new(FileDisk::new(directory.clone())));
+        let disk = options
+            .disk
+            .unwrap_or_else(|| Arc::new(FileDisk::new(directory.clone())));
         let settings = Settings {
             message_bytes_max: options.message_bytes_max,
             dedupe_window: options.dedupe_window,
             level,
         };
-        let log_options = log::Options { checkpoint_every: options.checkpoint_every, ..log::Options::default() };
+        let log_options = log::Options {
+            checkpoint_every: options.checkpoint_every,
+            ..log::Options::default()
+        };
         let log_options = fit(log_options, options.message_bytes_max);
         let (log, report) = Log::open(disk, log_options, log_now(&*options.clock))?;
         tracing::info!(directory = %directory.display(), ?report, "opened the embedded engine");
         let shared = Shared::start(log, options.clock, settings)?;
         let location = directory.display().to_string();
-        let info = info("embedded", location, options.durability, options.message_bytes_max);
+        let info = info(
+            "embedded",
+            location,
+            options.durability,
+            options.message_bytes_max,
+        );
         Self::ready(shared, info, Some(directory))
     }
 
@@ -84,15 +97,39 @@ impl Embedded {
             dedupe_window: options.dedupe_window,
             level: Level::Fsync,
         };
-        let log_options = fit(log::Options::default(), options.message_bytes_max);
-        let (log, _) = Log::open(Arc::new(MemDisk::new()), log_options, log_now(&*options.clock))?;
+        // Nothing is kept, so a sync costs nothing and a checkpoint is worth nothing but the memory that it frees.
+        let never = Duration::from_secs(u64::from(u32::MAX));
+        let log_options = log::Options {
+            lazy_sync_after: Duration::ZERO,
+            checkpoint_every: never,
+            ..log::Options::default()
+        };
+        let log_options = fit(log_options, options.message_bytes_max);
+        let (log, _) = Log::open(
+            Arc::new(MemDisk::new()),
+            log_options,
+            log_now(&*options.clock),
+        )?;
         let shared = Shared::inline(log, options.clock, settings);
-        let info = info("memory", "memory".to_owned(), Durability::Memory, options.message_bytes_max);
+        let info = info(
+            "memory",
+            "memory".to_owned(),
+            Durability::Memory,
+            options.message_bytes_max,
+        );
         Self::ready(shared, info, None)
     }
 
-    fn ready(shared: Arc<Shared>, info: EngineInfo, directory: Option<PathBuf>) -> Result<Self, Error> {
-        let engine = Self { shared, info, directory };
+    fn ready(
+        shared: Arc<Shared>,
+        info: EngineInfo,
+        directory: Option<PathBuf>,
+    ) -> Result<Self, Error> {
+        let engine = Self {
+            shared,
+            info,
+            directory,
+        };
         engine.sweep_inboxes()?;
         Ok(engine)
     }
@@ -100,9 +137,9 @@ impl Embedded {
     /// Inboxes belong to processes, and those of earlier ones are gone.
     fn sweep_inboxes(&self) -> Result<(), Error> {
         let swept = self.shared.stage(|log, _| -> Result<(), log::Error> {
-            for stream in names::streams(log) {
+            for stream in names::streams(log)? {
                 if stream.name.starts_with(names::INBOX) {
-                    log.drop_stream(stream.id)?;
+                    log.delete_stream(stream.id)?;
                 }
             }
             Ok(())
@@ -125,26 +162,42 @@ impl Embedded {
         group: &str,
         member: InstanceId,
     ) -> Result<Box<dyn LogSource>, Fault> {
-        Ok(Box::new(EmbeddedReader::open(Arc::clone(&self.shared), destination, group, member)?))
+        Ok(Box::new(EmbeddedReader::open(
+            Arc::clone(&self.shared),
+            destination,
+            group,
+            member,
+        )?))
     }
 
     fn open_source(&self, spec: &SubscriptionSpec) -> Result<EmbeddedSource, Fault> {
-        let sub = self.shared.stage(|log, _| match names::find(log, &spec.id) {
-            None => Err(not_provisioned(spec)),
-            Some(sub) => {
-                let known = log.subscription_info(sub).map_err(|error| fault(&error))?;
-                match known.config.ordered == spec.ordered {
-                    true => Ok(sub),
-                    false => Err(other_order(spec)),
+        let sub = self
+            .shared
+            .stage(|log, _| match names::find(log, &spec.id) {
+                None => Err(not_provisioned(spec)),
+                Some(sub) => {
+                    let known = log.subscription_info(sub).map_err(|error| fault(&error))?;
+                    match known.config.ordered == spec.ordered {
+                        true => Ok(sub),
+                        false => Err(other_order(spec)),
+                    }
                 }
-            }
-        });
+            });
         let sub = sub.map_err(|ended| ended.fault())??;
         if sub.0 >= convert::SUBSCRIPTIONS_MAX {
-            let text = format!("{} is subscription number {sub} of this log, which is beyond what a lease can name", spec.id);
+            let text = format!(
+                "{} is subscription number {sub} of this log, which is beyond what a lease can name",
+                spec.id
+            );
             return Err(Fault::new(FaultKind::Full, Advice::FixConfig, text));
         }
-        Ok(EmbeddedSource::new(Arc::clone(&self.shared), sub, spec.member, spec.lease, None))
+        Ok(EmbeddedSource::new(
+            Arc::clone(&self.shared),
+            sub,
+            spec.member,
+            spec.lease,
+            None,
+        ))
     }
 
     fn open_inbox(&self, instance: InstanceId) -> Result<(Destination, EmbeddedSource), Fault> {
@@ -152,18 +205,28 @@ impl Embedded {
             .expect("an instance is written in hexadecimal, which is a name");
         let made = self.shared.stage(|log, _| {
             let name = names::stream(&destination);
-            if let Some(before) = log.stream_id(&name) {
-                log.drop_stream(before)?;
+            if let Some(before) = log.find_stream(&name) {
+                log.delete_stream(before)?;
             }
-            let config = StreamConfig { level: Level::Memory, ..self.shared.config(Kind::Topic) };
+            let config = StreamConfig {
+                level: Level::Memory,
+                ..self.shared.config(Kind::Topic)
+            };
             let stream = log.create_stream(&name, config)?.0;
-            let config = SubscriptionConfig { start: Start::Earliest, ordered: false, ..SubscriptionConfig::default() };
+            let config = SubscriptionConfig {
+                start: Start::Earliest,
+                ordered: false,
+                ..SubscriptionConfig::default()
+            };
             let sub = log.create_subscription(stream, "inbox", config)?.0;
             Ok((stream, sub))
         });
-        let (stream, sub) = made.map_err(|ended| ended.fault())?.map_err(|error: log::Error| fault(&error))?;
+        let (stream, sub) = made
+            .map_err(|ended| ended.fault())?
+            .map_err(|error: log::Error| fault(&error))?;
         let lease = SubscriptionSpec::LEASE_DEFAULT;
-        let source = EmbeddedSource::new(Arc::clone(&self.shared), sub, instance, lease, Some(stream));
+        let source =
+            EmbeddedSource::new(Arc::clone(&self.shared), sub, instance, lease, Some(stream));
         Ok((destination, source))
     }
 }
@@ -186,34 +249,42 @@ impl Engine for Embedded {
     ) -> Fut<'a, Result<TopologyDiff, Fault>> {
         Box::pin(async move {
             let memory = self.shared.is_memory();
-            let done = self.shared.stage(|log, _| {
+            let done = self.shared.stage(|log, _| -> Result<_, Fault> {
                 let diff = provision::provision(log, &self.shared, topology, mode)?;
                 // In memory nothing is kept, whatever was asked for.
                 let durable = if memory { Level::Memory } else { Level::Fsync };
                 Ok((diff, log.last(), durable))
             });
             let (diff, last, level) = done.map_err(|ended| ended.fault())??;
-            self.shared.safe(last, level).await.map_err(|ended| ended.fault().unknown_effect())?;
+            self.shared
+                .safe(last, level)
+                .await
+                .map_err(|ended| ended.fault().unknown_effect())?;
             Ok(diff)
         })
     }
 
     fn publisher(&self) -> Fut<'_, Result<Arc<dyn Publisher>, Fault>> {
-        let publisher = match self.shared.ended() {
-            Some(ended) => Err(ended.fault()),
-            None => Ok(Arc::new(EmbeddedPublisher::new(Arc::clone(&self.shared))) as Arc<dyn Publisher>),
-        };
+        let publisher =
+            match self.shared.ended() {
+                Some(ended) => Err(ended.fault()),
+                None => Ok(Arc::new(EmbeddedPublisher::new(Arc::clone(&self.shared)))
+                    as Arc<dyn Publisher>),
+            };
         Box::pin(std::future::ready(publisher))
     }
 
     fn open<'a>(&'a self, spec: &'a SubscriptionSpec) -> Fut<'a, Result<Source, Fault>> {
-        let source = self.open_source(spec).map(|source| Source::Lease(Box::new(source)));
+        let source = self
+            .open_source(spec)
+            .map(|source| Source::Lease(Box::new(source)));
         Box::pin(std::future::ready(source))
     }
 
     fn inbox(&self, instance: InstanceId) -> Fut<'_, Result<(Destination, Source), Fault>> {
         let inbox = self.open_inbox(instance);
-        let inbox = inbox.map(|(destination, source)| (destination, Source::Lease(Box::new(source))));
+        let inbox =
+            inbox.map(|(destination, source)| (destination, Source::Lease(Box::new(source))));
         Box::pin(std::future::ready(inbox))
     }
 
@@ -235,7 +306,10 @@ impl Engine for Embedded {
 }
 
 fn log_now(clock: &dyn postrider_core::clock::Clock) -> log::Now {
-    log::Now { wall_ms: clock.wall().millis(), mono: clock.mono().0 }
+    log::Now {
+        wall_ms: clock.wall().millis(),
+        mono: clock.mono().0,
+    }
 }
 
 fn check_size(message_bytes_max: usize) -> Result<(), Error> {
@@ -243,17 +317,34 @@ fn check_size(message_bytes_max: usize) -> Result<(), Error> {
     if (1..=MOST).contains(&message_bytes_max) {
         return Ok(());
     }
-    Err(Error::Options { reason: format!("message_bytes_max is {message_bytes_max}, use 1 to {MOST}") })
+    Err(Error::Options {
+        reason: format!("message_bytes_max is {message_bytes_max}, use 1 to {MOST}"),
+    })
 }
 
-/// A frame takes the largest message and everything of a usual commit beside it.
+/// The limits of a log that takes messages of this size.
 fn fit(mut options: log::Options, message_bytes_max: usize) -> log::Options {
-    let needed = (message_bytes_max as u64).saturating_mul(2).max(options.wal.frame_bytes_max);
-    options.wal.frame_bytes_max = needed;
+    // A frame takes the largest message and everything of a usual commit beside it.
+    let needed = (message_bytes_max as u64).saturating_mul(2);
+    options.wal.frame_bytes_max = options.wal.frame_bytes_max.max(needed);
+    // Of small headers, what is around them is larger than they are.
+    options.limits.record_bytes_max = message_bytes_max.saturating_add(RECORD_EXTRA);
+    // A reason is kept with who and when, as JSON.
+    options.limits.reason_bytes_max = REASON_BYTES_MAX;
     options
 }
 
-fn info(scheme: &'static str, location: String, durability: Durability, message_bytes_max: usize) -> EngineInfo {
+/// Bytes of a stored message beyond those that count as its size.
+const RECORD_EXTRA: usize = 1 << 20;
+/// The longest group or reason, in bytes.
+const REASON_BYTES_MAX: usize = 64 << 10;
+
+fn info(
+    scheme: &'static str,
+    location: String,
+    durability: Durability,
+    message_bytes_max: usize,
+) -> EngineInfo {
     use Capability as C;
     let native = [
         C::ConfirmedPublish,
@@ -280,7 +371,9 @@ fn info(scheme: &'static str, location: String, durability: Durability, message_
         version: env!("CARGO_PKG_VERSION").to_owned(),
         location,
         durability,
-        capabilities: native.into_iter().fold(none, |all, one| all.with(one, Support::Native)),
+        capabilities: native
+            .into_iter()
+            .fold(none, |all, one| all.with(one, Support::Native)),
     }
 }
 
@@ -290,7 +383,14 @@ fn not_provisioned(spec: &SubscriptionSpec) -> Fault {
 }
 
 fn other_order(spec: &SubscriptionSpec) -> Fault {
-    let (is, asked) = if spec.ordered { ("unordered", "ordered") } else { ("ordered", "unordered") };
-    let text = format!("{} exists and is {is}, and {asked} was asked for: provision it with migrate, or ask for what it is", spec.id);
+    let (is, asked) = if spec.ordered {
+        ("unordered", "ordered")
+    } else {
+        ("ordered", "unordered")
+    };
+    let text = format!(
+        "{} exists and is {is}, and {asked} was asked for: provision it with migrate, or ask for what it is",
+        spec.id
+    );
     Fault::new(FaultKind::Config, Advice::FixConfig, text).code(Code::TOPOLOGY_DIFFERS)
 }

@@ -1,7 +1,7 @@
 //! What topics, queues, inboxes and subscriptions are called in the log.
 
-use postrider_core::name::{Destination, DestinationKind, SubscriptionId};
-use postrider_log::{Kind, Log, StreamConfig, StreamId, SubId};
+use postrider_core::name::{Destination, DestinationKind, Name, SubscriptionId};
+use postrider_log::{Kind, Log, StreamConfig, StreamId, StreamInfo, SubId};
 
 use crate::shared::Shared;
 
@@ -32,15 +32,15 @@ pub(crate) fn any_destination(stream: &str) -> Option<Destination> {
 
 /// The subscription in this log.
 pub(crate) fn find(log: &Log, subscription: &SubscriptionId) -> Option<SubId> {
-    let stream = log.stream_id(&stream(&subscription.on))?;
-    log.subscription_id(stream, subscription.service.as_str())
+    let stream = log.find_stream(&stream(&subscription.on))?;
+    log.find_subscription(stream, subscription.service.as_str())
 }
 
 /// The subscription, or the home of its failures.
 pub(crate) fn find_home(log: &Log, subscription: &SubscriptionId) -> Option<SubId> {
     find(log, subscription).or_else(|| {
-        let stream = log.stream_id(&elsewhere(subscription))?;
-        log.subscription_id(stream, subscription.service.as_str())
+        let stream = log.find_stream(&elsewhere(subscription))?;
+        log.find_subscription(stream, subscription.service.as_str())
     })
 }
 
@@ -51,20 +51,56 @@ pub(crate) fn route(
     destination: &Destination,
 ) -> Result<Option<(StreamId, u32)>, postrider_log::Error> {
     let name = stream(destination);
-    let id = match (log.stream_id(&name), destination.kind) {
+    let id = match (log.find_stream(&name), destination.kind) {
         (Some(id), _) => id,
         (None, DestinationKind::Topic) => log.create_stream(&name, shared.config(Kind::Topic))?.0,
         (None, _) => return Ok(None),
     };
-    let subscriptions = u32::try_from(log.stream_info(id)?.subscriptions.len()).unwrap_or(u32::MAX);
+    let subscriptions = u32::try_from(log.subscriptions(id)?.len()).unwrap_or(u32::MAX);
     let deaf = subscriptions == 0 && destination.kind != DestinationKind::Topic;
     Ok((!deaf).then_some((id, subscriptions)))
+}
+
+/// All streams, as they are now.
+pub(crate) fn streams(log: &Log) -> Result<Vec<StreamInfo>, postrider_log::Error> {
+    log.streams()
+        .into_iter()
+        .map(|id| log.stream_info(id))
+        .collect()
+}
+
+/// All subscriptions that have or could have failures: of this log, and of other engines with a home here.
+pub(crate) fn subscriptions(log: &Log) -> Result<Vec<SubscriptionId>, postrider_log::Error> {
+    let mut all = Vec::new();
+    for stream in streams(log)? {
+        let Some(on) = any_destination(&stream.name) else {
+            continue;
+        };
+        for sub in stream.subscriptions {
+            let service = Name::new(log.subscription_info(sub)?.name);
+            all.extend(service.ok().map(|service| SubscriptionId {
+                service,
+                on: on.clone(),
+            }));
+        }
+    }
+    all.retain(|id| id.on.kind != DestinationKind::Inbox);
+    all.sort();
+    Ok(all)
 }
 
 impl Shared {
     /// What a stream of this kind is created with where nothing else is said.
     pub(crate) fn config(&self, kind: Kind) -> StreamConfig {
-        let dedupe = postrider_log::DedupeWindow { window: self.dedupe_window, ..Default::default() };
-        StreamConfig { kind, level: self.level, dedupe, ..StreamConfig::default() }
+        let dedupe = postrider_log::DedupeWindow {
+            window: self.settings.dedupe_window,
+            ..postrider_log::DedupeWindow::default()
+        };
+        StreamConfig {
+            kind,
+            level: self.settings.level,
+            dedupe,
+            ..StreamConfig::default()
+        }
     }
 }

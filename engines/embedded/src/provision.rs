@@ -4,7 +4,9 @@ use postrider_core::code::Code;
 use postrider_core::fault::{Advice, Fault, FaultKind};
 use postrider_core::name::DestinationKind;
 use postrider_core::source::SeekTo;
-use postrider_core::topology::{DestinationSpec, ProvisionMode, SubscriptionNeed, Topology, TopologyDiff};
+use postrider_core::topology::{
+    DestinationSpec, ProvisionMode, SubscriptionNeed, Topology, TopologyDiff,
+};
 use postrider_log::{self as log, Kind, Log, Retention, Start, StreamConfig, SubscriptionConfig};
 
 use crate::convert;
@@ -40,16 +42,21 @@ pub(crate) fn provision(
     }
     for need in subscriptions {
         let name = names::stream(&need.id.on);
-        let stream = match log.stream_id(&name) {
+        let stream = match log.find_stream(&name) {
             Some(stream) => stream,
-            None => log.create_stream(&name, shared.config(kind_of(need.id.on.kind))).map_err(said)?.0,
+            None => {
+                log.create_stream(&name, shared.config(kind_of(need.id.on.kind)))
+                    .map_err(said)?
+                    .0
+            }
         };
         let config = SubscriptionConfig {
             start: start_of(log, stream, need.start)?,
             ordered: need.ordered,
             ..SubscriptionConfig::default()
         };
-        log.create_subscription(stream, need.id.service.as_str(), config).map_err(said)?;
+        log.create_subscription(stream, need.id.service.as_str(), config)
+            .map_err(said)?;
         diff.created.push(need.id.to_string());
     }
     Ok(diff)
@@ -75,32 +82,50 @@ fn compare_destination(
     let mut wanted = shared.config(kind_of(spec.destination.kind));
     if let Some(durability) = spec.durability {
         let level = convert::level_of(durability).ok_or_else(|| {
-            let text = format!("{text} asks for durability {durability:?}, which takes more than one machine");
+            let text = format!(
+                "{text} asks for durability {durability:?}, which takes more than one machine"
+            );
             Fault::new(FaultKind::Config, Advice::FixConfig, text).code(Code::PLAN_REFUSED)
         })?;
         // In memory nothing is kept; receipts say so.
-        wanted.level = if shared.is_memory() { wanted.level } else { level };
+        wanted.level = if shared.is_memory() {
+            wanted.level
+        } else {
+            level
+        };
     }
-    wanted.retention = Retention { age: (!spec.retain.is_zero()).then_some(spec.retain), bytes: None };
-    let Some(stream) = log.stream_id(&name) else {
+    wanted.retention = Retention {
+        age: (!spec.retain.is_zero()).then_some(spec.retain),
+        bytes: None,
+    };
+    let Some(stream) = log.find_stream(&name) else {
         if mode == ProvisionMode::Check {
             diff.missing.push(text);
             return Ok(None);
         }
         return Ok(Some((name, wanted, text)));
     };
-    let known = log.stream_info(stream).map_err(|error| fault(&error))?.config;
+    let known = log
+        .stream_info(stream)
+        .map_err(|error| fault(&error))?
+        .config;
     if spec.durability.is_none() {
         wanted.level = known.level;
     }
     let mut changed = known;
     let mut differences = Vec::new();
     if known.level != wanted.level {
-        differences.push(format!("durability is {:?}, {:?} is needed", known.level, wanted.level));
+        differences.push(format!(
+            "durability is {:?}, {:?} is needed",
+            known.level, wanted.level
+        ));
         changed.level = wanted.level;
     }
     if known.retention.age != wanted.retention.age {
-        differences.push(format!("retention is {:?}, {:?} is needed", known.retention.age, wanted.retention.age));
+        differences.push(format!(
+            "retention is {:?}, {:?} is needed",
+            known.retention.age, wanted.retention.age
+        ));
         changed.retention.age = wanted.retention.age;
     }
     let loses = convert::durability_of(wanted.level) < convert::durability_of(known.level)
@@ -109,9 +134,14 @@ fn compare_destination(
         return Ok(None);
     }
     if mode == ProvisionMode::Migrate && !loses {
-        return Ok(Some((name, changed, format!("{text} ({})", differences.join("; ")))));
+        return Ok(Some((
+            name,
+            changed,
+            format!("{text} ({})", differences.join("; ")),
+        )));
     }
-    diff.differs.push(format!("{text}: {}", differences.join("; ")));
+    diff.differs
+        .push(format!("{text}: {}", differences.join("; ")));
     Ok(None)
 }
 
@@ -125,15 +155,23 @@ fn check_owner(log: &Log, topology: &Topology, need: &SubscriptionNeed) -> Resul
         .filter(|other| other.on == need.id.on && other.service != need.id.service)
         .map(|other| other.service.to_string())
         .collect();
-    if let Some(stream) = log.stream_id(&names::stream(&need.id.on)) {
+    if let Some(stream) = log.find_stream(&names::stream(&need.id.on)) {
         let info = log.stream_info(stream).map_err(|error| fault(&error))?;
         for sub in info.subscriptions {
-            let owner = log.subscription_info(sub).map_err(|error| fault(&error))?.name;
+            let owner = log
+                .subscription_info(sub)
+                .map_err(|error| fault(&error))?
+                .name;
             others.extend(Some(owner).filter(|owner| owner != need.id.service.as_str()));
         }
     }
-    let Some(other) = others.first() else { return Ok(()) };
-    let text = format!("{} belongs to {other}, and {} wants it too: a queue has one owner, use a topic", need.id.on, need.id.service);
+    let Some(other) = others.first() else {
+        return Ok(());
+    };
+    let text = format!(
+        "{} belongs to {other}, and {} wants it too: a queue has one owner, use a topic",
+        need.id.on, need.id.service
+    );
     Err(Fault::new(FaultKind::Config, Advice::FixConfig, text).code(Code::QUEUE_TWO_OWNERS))
 }
 
@@ -151,15 +189,21 @@ fn compare_subscription<'a>(
         }
         return Ok(Some(need));
     };
-    let known = log.subscription_info(sub).map_err(|error| fault(&error))?.config;
+    let known = log
+        .subscription_info(sub)
+        .map_err(|error| fault(&error))?
+        .config;
     if known.ordered == need.ordered {
         return Ok(None);
     }
-    if mode == ProvisionMode::Migrate && need.ordered {
-        return Ok(Some(need));
-    }
+    // Who holds which key was decided by the one rule: it cannot be changed under them.
     let word = |ordered| if ordered { "ordered" } else { "unordered" };
-    diff.differs.push(format!("{}: it is {}, {} is needed", need.id, word(known.ordered), word(need.ordered)));
+    diff.differs.push(format!(
+        "{}: it is {}, {} is needed",
+        need.id,
+        word(known.ordered),
+        word(need.ordered)
+    ));
     Ok(None)
 }
 
@@ -168,7 +212,10 @@ fn start_of(log: &Log, stream: log::StreamId, start: SeekTo) -> Result<Start, Fa
         SeekTo::Earliest => Start::Earliest,
         SeekTo::Latest => Start::Latest,
         SeekTo::Position(position) => Start::At(position.0),
-        SeekTo::Time(at) => Start::At(log.offset_at(stream, at.millis()).map_err(|error| fault(&error))?),
+        SeekTo::Time(at) => Start::At(
+            log.offset_at(stream, at.millis())
+                .map_err(|error| fault(&error))?,
+        ),
     })
 }
 

@@ -82,7 +82,11 @@ impl Publisher for EmbeddedPublisher {
         Box::pin(async move {
             match self.commit_all(&publish, &settle).await {
                 Ok(receipts) => Ok(receipts),
-                Err(fault) => Err(CommitError { fault, publish, settle }),
+                Err(fault) => Err(CommitError {
+                    fault,
+                    publish,
+                    settle,
+                }),
             }
         })
     }
@@ -97,7 +101,7 @@ impl Publisher for EmbeddedPublisher {
             };
             let ticket = self.shared.stage(|log, now| {
                 let name = names::stream(&scheduled.destination);
-                let Some(stream) = log.stream_id(&name) else {
+                let Some(stream) = log.find_stream(&name) else {
                     return Err(not_found(format!("there is no {}", scheduled.destination)));
                 };
                 let tx = Tx {
@@ -106,8 +110,12 @@ impl Publisher for EmbeddedPublisher {
                     ..Tx::default()
                 };
                 log.commit(tx, now).map_err(|error| fault(&error))
-            })?;
-            self.shared.confirmed(&ticket).await.map_err(|ended| ended.fault().unknown_effect())?;
+            });
+            let ticket = ticket.map_err(|ended| ended.fault())??;
+            self.shared
+                .confirmed(&ticket)
+                .await
+                .map_err(|ended| ended.fault().unknown_effect())?;
             Ok(match ticket.cancelled.first() {
                 Some(true) => Cancel::Cancelled,
                 _ => Cancel::AlreadyFired,
@@ -130,10 +138,14 @@ impl EmbeddedPublisher {
         let mut refused: HashSet<(&Destination, &Bytes)> = HashSet::new();
         let mut checked = Vec::with_capacity(messages.len());
         for (index, message) in messages.iter().enumerate() {
-            let key = message.envelope.key.as_ref().map(|key| (&message.destination, key.as_bytes()));
+            let key = message
+                .envelope
+                .key
+                .as_ref()
+                .map(|key| (&message.destination, key.as_bytes()));
             let result = match key {
                 Some(key) if refused.contains(&key) => Err(behind_refused()),
-                _ => convert::record_in(message, self.shared.message_bytes_max),
+                _ => convert::record_in(message, self.shared.settings.message_bytes_max),
             };
             match result {
                 Ok(record) => checked.push(Checked {
@@ -157,13 +169,15 @@ impl EmbeddedPublisher {
         chunk: Vec<Checked>,
         results: &mut [Option<Result<Receipt, Fault>>],
     ) -> Option<Staged> {
-        let mut indexes: Vec<usize> = chunk.iter().map(|checked| checked.index).collect();
+        let indexes: Vec<usize> = chunk.iter().map(|checked| checked.index).collect();
         let staged = self
             .shared
             .stage_patiently(|log, now| {
-                let routed = Routed::of(log, &self.shared, &chunk);
+                let routed = Routed::of(log, &self.shared, &chunk)?;
                 let refused = routed.refused.clone();
-                routed.commit(log, now, Vec::new()).map(|staged| (staged, refused))
+                routed
+                    .commit(log, now, Vec::new())
+                    .map(|staged| (staged, refused))
             })
             .await;
         match staged {
@@ -176,7 +190,7 @@ impl EmbeddedPublisher {
                 staged
             }
             Err(error) => {
-                for index in indexes.drain(..) {
+                for index in indexes {
                     results[index] = Some(Err(error.fault()));
                 }
                 None
@@ -184,18 +198,30 @@ impl EmbeddedPublisher {
         }
     }
 
-    async fn commit_all(&self, publish: &[Outgoing], ops: &[SettleOp]) -> Result<Vec<Receipt>, Fault> {
+    async fn commit_all(
+        &self,
+        publish: &[Outgoing],
+        ops: &[SettleOp],
+    ) -> Result<Vec<Receipt>, Fault> {
         let mut checked = Vec::with_capacity(publish.len());
         for (index, message) in publish.iter().enumerate() {
-            let record = convert::record_in(message, self.shared.message_bytes_max)?;
+            let record = convert::record_in(message, self.shared.settings.message_bytes_max)?;
             let (destination, bytes) = (message.destination.clone(), message.payload.len());
-            checked.push(Checked { index, destination, record, bytes });
+            checked.push(Checked {
+                index,
+                destination,
+                record,
+                bytes,
+            });
         }
-        let settles = ops.iter().map(settle::to_log).collect::<Result<Vec<_>, Fault>>()?;
+        let settles = ops
+            .iter()
+            .map(settle::to_log)
+            .collect::<Result<Vec<_>, Fault>>()?;
         let staged = self
             .shared
             .stage_patiently(|log, now| {
-                let routed = Routed::of(log, &self.shared, &checked);
+                let routed = Routed::of(log, &self.shared, &checked)?;
                 match routed.refused.first() {
                     Some(index) => Ok(Err(no_route(&publish[*index].destination))),
                     None => routed.commit(log, now, settles.clone()).map(Ok),
@@ -203,8 +229,17 @@ impl EmbeddedPublisher {
             })
             .await
             .map_err(|error| error.fault())??;
-        let Some(Staged { ticket, mut receipts }) = staged else { return Ok(Vec::new()) };
-        self.shared.confirmed(&ticket).await.map_err(|ended| ended.fault().unknown_effect())?;
+        let Some(Staged {
+            ticket,
+            mut receipts,
+        }) = staged
+        else {
+            return Ok(Vec::new());
+        };
+        self.shared
+            .confirmed(&ticket)
+            .await
+            .map_err(|ended| ended.fault().unknown_effect())?;
         receipts.sort_unstable_by_key(|(index, _)| *index);
         Ok(receipts.into_iter().map(|(_, receipt)| receipt).collect())
     }
@@ -217,8 +252,12 @@ fn behind_refused() -> Fault {
 
 fn no_route(destination: &Destination) -> Fault {
     let text = match destination.kind {
-        DestinationKind::Inbox => format!("{destination} is gone: the process that asked does not wait any more"),
-        _ => format!("nobody owns {destination}: start the service that handles it once, so that its subscription exists"),
+        DestinationKind::Inbox => {
+            format!("{destination} is gone: the process that asked does not wait any more")
+        }
+        _ => format!(
+            "nobody owns {destination}: start the service that handles it once, so that its subscription exists"
+        ),
     };
     Fault::new(FaultKind::NoRoute, Advice::FixConfig, text).code(Code::PUBLISH_NO_ROUTE)
 }
@@ -228,7 +267,8 @@ fn chunks(checked: Vec<Checked>) -> Vec<Vec<Checked>> {
     let mut chunks: Vec<Vec<Checked>> = Vec::new();
     let mut bytes = 0;
     for one in checked {
-        let full = |chunk: &Vec<Checked>| chunk.len() >= RECORDS_MAX || bytes + one.bytes > BYTES_MAX;
+        let full =
+            |chunk: &Vec<Checked>| chunk.len() >= RECORDS_MAX || bytes + one.bytes > BYTES_MAX;
         match chunks.last_mut().filter(|chunk| !full(chunk)) {
             Some(chunk) => {
                 bytes += one.bytes;
@@ -259,24 +299,39 @@ struct Route<'a> {
 
 impl<'a> Routed<'a> {
     /// Finds the stream of each message; a topic is created by its first message.
-    fn of(log: &mut Log, shared: &Shared, chunk: &'a [Checked]) -> Self {
-        let durability = shared.is_memory().then_some(postrider_core::capability::Durability::Memory);
-        let mut routed = Self { durability, streams: Vec::new(), refused: Vec::new() };
+    fn of(log: &mut Log, shared: &Shared, chunk: &'a [Checked]) -> Result<Self, log::Error> {
+        let durability = shared
+            .is_memory()
+            .then_some(postrider_core::capability::Durability::Memory);
+        let mut routed = Self {
+            durability,
+            streams: Vec::new(),
+            refused: Vec::new(),
+        };
         let mut known: HashMap<&Destination, Option<usize>> = HashMap::new();
         for checked in chunk {
-            let at = *known.entry(&checked.destination).or_insert_with(|| {
-                let found = names::route(log, shared, &checked.destination);
-                found.map(|(stream, subscriptions)| {
-                    routed.streams.push(Route { stream, subscriptions, records: Vec::new() });
-                    routed.streams.len() - 1
-                })
-            });
+            let at = match known.get(&checked.destination) {
+                Some(at) => *at,
+                None => {
+                    let found = names::route(log, shared, &checked.destination)?;
+                    let at = found.map(|(stream, subscriptions)| {
+                        routed.streams.push(Route {
+                            stream,
+                            subscriptions,
+                            records: Vec::new(),
+                        });
+                        routed.streams.len() - 1
+                    });
+                    known.insert(&checked.destination, at);
+                    at
+                }
+            };
             match at {
                 Some(at) => routed.streams[at].records.push(checked),
                 None => routed.refused.push(checked.index),
             }
         }
-        routed
+        Ok(routed)
     }
 
     fn commit(
@@ -290,11 +345,24 @@ impl<'a> Routed<'a> {
         }
         let publishes = self.streams.iter().map(|route| Publish {
             stream: route.stream,
-            records: route.records.iter().map(|checked| checked.record.clone()).collect(),
+            records: route
+                .records
+                .iter()
+                .map(|checked| checked.record.clone())
+                .collect(),
             ..Publish::default()
         });
-        let ticket = log.commit(Tx { publishes: publishes.collect(), settles, ..Tx::default() }, now)?;
-        let durability = self.durability.unwrap_or_else(|| convert::durability_of(ticket.level));
+        let ticket = log.commit(
+            Tx {
+                publishes: publishes.collect(),
+                settles,
+                ..Tx::default()
+            },
+            now,
+        )?;
+        let durability = self
+            .durability
+            .unwrap_or_else(|| convert::durability_of(ticket.level));
         let mut receipts = Vec::new();
         for (route, appended) in self.streams.iter().zip(&ticket.appended) {
             for (checked, appended) in route.records.iter().zip(appended) {

@@ -52,13 +52,16 @@ impl EmbeddedReader {
         group: &str,
         member: InstanceId,
     ) -> Result<Self, Fault> {
-        let claimed = shared.stage(|log, now| {
-            let stream = log.stream_id(&names::stream(destination)).ok_or_else(|| {
-                let text = format!("there is no {destination}: provision it first");
-                Fault::new(FaultKind::NotFound, Advice::FixConfig, text).code(Code::TOPOLOGY_DIFFERS)
-            })?;
+        let claimed = shared.stage(|log, _| -> Result<_, Fault> {
+            let stream = log
+                .find_stream(&names::stream(destination))
+                .ok_or_else(|| {
+                    let text = format!("there is no {destination}: provision it first");
+                    Fault::new(FaultKind::NotFound, Advice::FixConfig, text)
+                        .code(Code::TOPOLOGY_DIFFERS)
+                })?;
             let said = |error: log::Error| fault(&error);
-            let state = log.claim_reader(stream, group, now).map_err(said)?;
+            let (state, _) = log.claim_reader(stream, group).map_err(said)?;
             Ok((stream, state))
         });
         let (stream, state) = claimed.map_err(|ended| ended.fault())??;
@@ -67,16 +70,32 @@ impl EmbeddedReader {
         shared.grown.notify_waiters();
         let resume = ResumeState {
             watermark: Position(state.watermark),
-            done_above: state.done.iter().map(|(from, to)| (Position(*from), to - from)).collect(),
+            done_above: state
+                .done
+                .iter()
+                .map(|(from, to)| (Position(*from), to - from))
+                .collect(),
         };
-        let at = ShardEpoch { shard: SHARD, epoch: state.epoch };
+        let at = ShardEpoch {
+            shard: SHARD,
+            epoch: state.epoch,
+        };
         let group = group.to_owned();
-        Ok(Self { shared, stream, group, at, next: state.watermark, stage: Stage::Assigned(resume) })
+        Ok(Self {
+            shared,
+            stream,
+            group,
+            at,
+            next: state.watermark,
+            stage: Stage::Assigned(resume),
+        })
     }
 
     /// Whether this reader still has the group.
     fn check(&self, log: &Log, at: ShardEpoch) -> Result<ReaderState, Fault> {
-        let state = log.reader(self.stream, &self.group).map_err(|error| fault(&error))?;
+        let state = log
+            .reader(self.stream, &self.group)
+            .map_err(|error| fault(&error))?;
         match state {
             Some(state) if state.epoch == at.epoch && at == self.at => Ok(state),
             _ => Err(fenced(&self.group)),
@@ -91,9 +110,11 @@ impl EmbeddedReader {
             self.stage = Stage::Reading;
             return Ok(Some(LogEvent::Assigned { at, resume }));
         }
-        let messages_max = usize::try_from(room.messages).unwrap_or(usize::MAX).min(BATCH_MAX);
+        let messages_max = usize::try_from(room.messages)
+            .unwrap_or(usize::MAX)
+            .min(BATCH_MAX);
         let bytes_max = usize::try_from(room.bytes).unwrap_or(usize::MAX);
-        let looked = self.shared.stage_quietly(|log, _| {
+        let looked = self.shared.stage(|log, _| {
             if self.check(log, at).is_err() {
                 return Ok(Looked::Fenced);
             }
@@ -105,9 +126,15 @@ impl EmbeddedReader {
                 return Ok(Looked::Nothing);
             }
             let batch = log.read(self.stream, self.next, messages_max, bytes_max)?;
-            Ok(if batch.records.is_empty() && batch.next == self.next { Looked::Nothing } else { Looked::Read(batch) })
+            Ok(if batch.records.is_empty() && batch.next == self.next {
+                Looked::Nothing
+            } else {
+                Looked::Read(batch)
+            })
         });
-        let looked = looked.map_err(|ended| ended.fault())?.map_err(|error: log::Error| fault(&error))?;
+        let looked = looked
+            .map_err(|ended| ended.fault())?
+            .map_err(|error: log::Error| fault(&error))?;
         Ok(match looked {
             Looked::Nothing => None,
             Looked::Fenced => {
@@ -116,7 +143,11 @@ impl EmbeddedReader {
             }
             Looked::Gone { first } => {
                 let asked = Position(std::mem::replace(&mut self.next, first));
-                Some(LogEvent::DataLoss { at, asked, first: Position(first) })
+                Some(LogEvent::DataLoss {
+                    at,
+                    asked,
+                    first: Position(first),
+                })
             }
             Looked::Read(batch) => {
                 self.next = batch.next;
@@ -127,7 +158,10 @@ impl EmbeddedReader {
     }
 
     fn store(&mut self, at: ShardEpoch, commit: &Commit) -> Result<log::Ticket, Fault> {
-        let done = commit.done_above.iter().map(|(from, count)| (from.0, from.0.saturating_add(*count)));
+        let done = commit
+            .done_above
+            .iter()
+            .map(|(from, count)| (from.0, from.0.saturating_add(*count)));
         let offsets = vec![OffsetCommit {
             stream: self.stream,
             group: self.group.clone(),
@@ -138,7 +172,14 @@ impl EmbeddedReader {
         }];
         let stored = self.shared.stage(|log, now| {
             self.check(log, at)?;
-            log.commit(Tx { offsets, ..Tx::default() }, now).map_err(|error| fault(&error))
+            log.commit(
+                Tx {
+                    offsets,
+                    ..Tx::default()
+                },
+                now,
+            )
+            .map_err(|error| fault(&error))
         });
         stored.map_err(|ended| ended.fault())?
     }
@@ -177,7 +218,9 @@ fn fenced(group: &str) -> Fault {
 }
 
 fn trimmed(asked: Offset, first: Offset) -> Fault {
-    let text = format!("position {asked} is no longer kept, the first that is kept is {first}: read from there, and treat the gap as data loss");
+    let text = format!(
+        "position {asked} is no longer kept, the first that is kept is {first}: read from there, and treat the gap as data loss"
+    );
     Fault::new(FaultKind::DataLoss, Advice::FixConfig, text).code(Code::LOG_TRIMMED)
 }
 
@@ -203,7 +246,10 @@ impl LogSource for EmbeddedReader {
     fn commit<'a>(&'a mut self, at: ShardEpoch, commit: Commit) -> Fut<'a, Result<(), Fault>> {
         Box::pin(async move {
             let ticket = self.store(at, &commit)?;
-            self.shared.confirmed(&ticket).await.map_err(|ended| ended.fault().unknown_effect())
+            self.shared
+                .confirmed(&ticket)
+                .await
+                .map_err(|ended| ended.fault().unknown_effect())
         })
     }
 
@@ -215,7 +261,9 @@ impl LogSource for EmbeddedReader {
     fn revoked<'a>(&'a mut self, at: ShardEpoch) -> Fut<'a, Result<(), Fault>> {
         let state = self.shared.stage(|log, _| self.check(log, at).map(drop));
         self.stage = Stage::Gone;
-        Box::pin(std::future::ready(state.unwrap_or_else(|ended| Err(ended.fault()))))
+        Box::pin(std::future::ready(
+            state.unwrap_or_else(|ended| Err(ended.fault())),
+        ))
     }
 
     fn done_bytes_max(&self) -> usize {

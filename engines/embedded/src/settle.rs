@@ -19,15 +19,26 @@ use crate::shared::Shared;
 
 /// What an operation is in the log.
 pub(crate) fn to_log(op: &SettleOp) -> Result<log::SettleOp, Fault> {
-    let (sub, token) = convert::untoken(&op.token);
+    let (sub, offset, token) = convert::untoken(&op.token);
     let how = match &op.settle {
         Settle::Ack => log::Settle::Ack,
-        Settle::RetryAfter { delay, .. } => log::Settle::Return { delay: *delay, count: true },
-        Settle::Release => log::Settle::Return { delay: Duration::ZERO, count: false },
+        Settle::RetryAfter { delay, .. } => log::Settle::Return {
+            delay: *delay,
+            count: true,
+        },
+        Settle::Release => log::Settle::Return {
+            delay: Duration::ZERO,
+            count: false,
+        },
         Settle::DeadLetter(draft) => log::Settle::Dead(failure_in(draft, Park::No)?),
         Settle::Park(draft) => log::Settle::Dead(failure_in(draft, park_of(draft))?),
     };
-    Ok(log::SettleOp { sub, offset: op.token.position, token, how })
+    Ok(log::SettleOp {
+        sub,
+        offset,
+        token,
+        how,
+    })
 }
 
 /// How a draft parks its key: a follower only where the key is parked already. Without a key there is nothing to park.
@@ -42,13 +53,22 @@ pub(crate) fn park_of(draft: &FailureDraft) -> Park {
 /// What the log keeps beside the original bytes.
 pub(crate) fn failure_in(draft: &FailureDraft, park: Park) -> Result<log::FailureIn, Fault> {
     let group = draft.facts.group.clone();
-    Ok(log::FailureIn { group, meta: facts_to_meta(&draft.facts)?, key: draft.key.clone(), park })
+    Ok(log::FailureIn {
+        group,
+        meta: facts_to_meta(&draft.facts)?,
+        key: draft.key.clone(),
+        park,
+    })
 }
 
 pub(crate) fn facts_to_meta(facts: &FailureFacts) -> Result<Bytes, Fault> {
     let json = serde_json::to_vec(facts).map_err(|error| {
-        Fault::new(FaultKind::Protocol, Advice::FixMessage, "the facts of a failure cannot be written as JSON")
-            .because(error)
+        Fault::new(
+            FaultKind::Protocol,
+            Advice::FixMessage,
+            "the facts of a failure cannot be written as JSON",
+        )
+        .because(error)
     })?;
     Ok(Bytes::from(json))
 }
@@ -78,18 +98,27 @@ impl EmbeddedSettler {
         }
         while !open.is_empty() {
             let settles = open.iter().map(|(_, op)| op.clone()).collect();
-            let tx = Tx { settles, ..Tx::default() };
+            let tx = Tx {
+                settles,
+                ..Tx::default()
+            };
             let error = match self.shared.stage(|log, now| log.commit(tx, now)) {
                 Ok(Ok(ticket)) => return (refused, Some(ticket)),
                 Ok(Err(error)) => error,
                 Err(ended) => {
-                    open.iter().for_each(|(index, _)| refused[*index] = Some(ended.fault()));
+                    open.iter()
+                        .for_each(|(index, _)| refused[*index] = Some(ended.fault()));
                     return (refused, None);
                 }
             };
-            let (log::Error::LeaseLost { sub, offset } | log::Error::NotParked { sub, offset: Some(offset) }) = error
+            let (log::Error::LeaseLost { sub, offset }
+            | log::Error::NotParked {
+                sub,
+                offset: Some(offset),
+            }) = error
             else {
-                open.iter().for_each(|(index, _)| refused[*index] = Some(fault(&error)));
+                open.iter()
+                    .for_each(|(index, _)| refused[*index] = Some(fault(&error)));
                 return (refused, None);
             };
             // Two operations of one message: the later ones are the stale ones, but the log does not say which it meant.
@@ -101,7 +130,10 @@ impl EmbeddedSettler {
                 }
                 !it
             });
-            assert!(open.len() < before, "the log refuses an operation that it was given");
+            assert!(
+                open.len() < before,
+                "the log refuses an operation that it was given"
+            );
         }
         (refused, None)
     }
@@ -111,15 +143,24 @@ impl Settler for EmbeddedSettler {
     fn settle<'a>(&'a self, ops: Vec<SettleOp>) -> Fut<'a, Vec<Result<(), SettleError>>> {
         Box::pin(async move {
             let (refused, ticket) = self.settle_all(&ops);
-            let records = |op: &SettleOp| matches!(op.settle, Settle::DeadLetter(_) | Settle::Park(_));
-            let waits = ops.iter().zip(&refused).any(|(op, refused)| refused.is_none() && records(op));
+            let records =
+                |op: &SettleOp| matches!(op.settle, Settle::DeadLetter(_) | Settle::Park(_));
+            let waits = ops
+                .iter()
+                .zip(&refused)
+                .any(|(op, refused)| refused.is_none() && records(op));
             let mut ended = None;
             if let (true, Some(ticket)) = (waits, ticket) {
                 // DURABILITY: a failure record is promised, an acknowledgement alone may come back.
                 ended = self.shared.confirmed(&ticket).await.err();
             }
             let results = ops.into_iter().zip(refused).map(|(op, refused)| {
-                let lost = || ended.as_ref().filter(|_| records(&op)).map(|ended| ended.fault().unknown_effect());
+                let lost = || {
+                    ended
+                        .as_ref()
+                        .filter(|_| records(&op))
+                        .map(|ended| ended.fault().unknown_effect())
+                };
                 match refused.or_else(lost) {
                     Some(fault) => Err(SettleError { fault, op }),
                     None => Ok(()),
@@ -137,15 +178,18 @@ impl Settler for EmbeddedSettler {
         let by = if by.is_zero() { self.lease } else { by };
         let extended = self.shared.stage(|log, now| {
             let extend = |token: &&LeaseToken| {
-                let (sub, lease) = convert::untoken(token);
-                match log.extend(sub, token.position, lease, by, now) {
-                    Ok(until) => Ok(Mono(until)),
+                let (sub, offset, lease) = convert::untoken(token);
+                let until = Mono(now.mono).plus(by);
+                match log.extend(sub, &[(offset, lease)], by, now) {
+                    Ok(held) if held == [true] => Ok(until),
+                    Ok(_) => Err(lease_lost(&format!("message {offset}"))),
                     Err(error) => Err(fault(&error)),
                 }
             };
             tokens.iter().map(extend).collect()
         });
-        let all_ended = |ended: crate::waiters::Ended| tokens.iter().map(|_| Err(ended.fault())).collect();
+        let all_ended =
+            |ended: crate::waiters::Ended| tokens.iter().map(|_| Err(ended.fault())).collect();
         Box::pin(std::future::ready(extended.unwrap_or_else(all_ended)))
     }
 }

@@ -50,36 +50,76 @@ impl EmbeddedSource {
     ) -> Self {
         let member = shared.new_member();
         let ready = shared.ready_of(sub);
-        Self { shared, sub, member, instance, lease, ready, taken: None, own }
+        Self {
+            shared,
+            sub,
+            member,
+            instance,
+            lease,
+            ready,
+            taken: None,
+            own,
+        }
     }
 
     /// Leases what the credit has room for. `None`: nothing is ready.
     fn take(&self, room: Credit) -> Result<Option<Taken>, Fault> {
-        let messages_max = usize::try_from(room.messages).unwrap_or(usize::MAX).min(BATCH_MAX);
+        let messages_max = usize::try_from(room.messages)
+            .unwrap_or(usize::MAX)
+            .min(BATCH_MAX);
         let bytes_max = usize::try_from(room.bytes).unwrap_or(usize::MAX);
-        let leased = self.shared.stage_quietly(|log, now| {
-            let batch = log.lease(self.sub, self.member, messages_max, bytes_max, self.lease, now)?;
+        let leased = self.shared.stage(|log, now| {
+            let batch = log.lease(
+                self.sub,
+                self.member,
+                messages_max,
+                bytes_max,
+                self.lease,
+                now,
+            )?;
             if batch.more {
                 self.ready.notify_one();
             }
             let parked = |leased: &log::Leased| {
-                leased.record.key.as_ref().is_some_and(|key| log.is_parked(self.sub, key))
+                leased
+                    .record
+                    .key
+                    .as_ref()
+                    .is_some_and(|key| log.is_parked(self.sub, key))
             };
             let messages = batch.messages.into_iter().map(|leased| {
                 let parked = parked(&leased);
                 (leased, parked)
             });
-            Ok(Taken { messages: messages.collect(), marks: batch.lsn })
+            Ok(Taken {
+                messages: messages.collect(),
+                marks: batch.lsn,
+            })
         });
-        let taken = leased.map_err(|ended| ended.fault())?.map_err(|error: log::Error| fault(&error))?;
+        let taken = leased
+            .map_err(|ended| ended.fault())?
+            .map_err(|error: log::Error| fault(&error))?;
         if taken.messages.is_empty() {
             return Ok(None);
         }
-        self.shared.kick();
         Ok(Some(taken))
     }
 
-    fn hand_over(&self, taken: Taken) -> Vec<Leased> {
+    /// Hands over what was taken, as far as the credit goes: it may be a smaller one than it was taken with.
+    fn hand_over(&mut self, room: Credit) -> Vec<Leased> {
+        let Some(mut taken) = self.taken.take() else {
+            return Vec::new();
+        };
+        let count = usize::try_from(room.messages)
+            .unwrap_or(usize::MAX)
+            .min(taken.messages.len());
+        let rest = taken.messages.split_off(count);
+        if !rest.is_empty() {
+            self.taken = Some(Taken {
+                messages: rest,
+                marks: taken.marks,
+            });
+        }
         let hand_over = |(leased, key_parked): (log::Leased, bool)| Leased {
             token: convert::token(self.sub, leased.record.offset, leased.token),
             until: Some(Mono(leased.until)),
@@ -94,9 +134,9 @@ impl EmbeddedSource {
 impl LeaseSource for EmbeddedSource {
     fn next<'a>(&'a mut self, room: Credit) -> Fut<'a, Result<Vec<Leased>, Fault>> {
         Box::pin(async move {
-            if room.messages == 0 && self.taken.is_none() {
-                self.shared.idle(&self.ready).await;
-                return Ok(Vec::new());
+            if room.messages == 0 {
+                // There is nothing to wait for: only a new credit can change that, and it comes with another call.
+                return std::future::pending().await;
             }
             let ready = Arc::clone(&self.ready);
             while self.taken.is_none() {
@@ -112,8 +152,11 @@ impl LeaseSource for EmbeddedSource {
             // DURABILITY: the attempt is counted before the handler can start, so it survives a kill -9 in the handler.
             // CANCEL: what was taken stays in `taken` until it is returned.
             let marks = self.taken.as_ref().map_or(Lsn(0), |taken| taken.marks);
-            self.shared.safe(marks, Level::Os).await.map_err(|ended| ended.fault())?;
-            Ok(self.taken.take().map_or_else(Vec::new, |taken| self.hand_over(taken)))
+            self.shared
+                .safe(marks, Level::Os)
+                .await
+                .map_err(|ended| ended.fault())?;
+            Ok(self.hand_over(room))
         })
     }
 
@@ -123,26 +166,14 @@ impl LeaseSource for EmbeddedSource {
 }
 
 impl Drop for EmbeddedSource {
-    /// Gives back what this member holds, without counting what was never handed over.
+    /// Gives back what this member holds, without counting it: whoever held it is gone by its own will.
     fn drop(&mut self) {
-        let unseen = self.taken.take();
         // An engine that ended has nothing to give back to.
         let _ = self.shared.stage(|log, now| -> Result<(), log::Error> {
             if let Some(own) = self.own {
-                return log.drop_stream(own);
+                return log.delete_stream(own).map(drop);
             }
-            let unseen = unseen.iter().flat_map(|taken| &taken.messages);
-            let settles = unseen.map(|(leased, _)| log::SettleOp {
-                sub: self.sub,
-                offset: leased.record.offset,
-                token: leased.token,
-                how: log::Settle::Return { delay: Duration::ZERO, count: false },
-            });
-            let settles: Vec<_> = settles.collect();
-            if !settles.is_empty() {
-                log.commit(log::Tx { settles, ..log::Tx::default() }, now)?;
-            }
-            log.release_member(self.sub, self.member, now)
+            log.release_member(self.member, now).map(drop)
         });
         self.shared.release_claims(self.sub, self.instance);
     }

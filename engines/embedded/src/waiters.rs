@@ -131,6 +131,9 @@ mod tests {
         waiters.end(Ended::Poisoned("EIO".into()));
         waiters.end(Ended::Closed);
         assert_eq!(wait.try_recv(), Err(oneshot::error::TryRecvError::Closed));
-        assert!(matches!(waiters.wait(Lsn(1), Level::Os), Wait::Ended(Ended::Poisoned(_))));
+        assert!(matches!(
+            waiters.wait(Lsn(1), Level::Os),
+            Wait::Ended(Ended::Poisoned(_))
+        ));
     }
 }

@@ -9,13 +9,16 @@ use postrider_core::Fut;
 use postrider_core::clock::Timestamp;
 use postrider_core::code::Code;
 use postrider_core::failure::{
-    AuditEntry, CrashState, FailureDraft, FailureFacts, FailureGroup, FailureId, FailureRecord, FailureState,
-    FailureStore, KeyState, OpenState, Reason, RedriveOutcome, RedriveToken, Redriven, Selection,
+    AuditEntry, CrashState, FailureDraft, FailureFacts, FailureGroup, FailureId, FailureRecord,
+    FailureState, FailureStore, KeyState, OpenState, Reason, RedriveOutcome, RedriveToken,
+    Redriven, Selection,
 };
 use postrider_core::fault::{Advice, Fault, FaultKind};
 use postrider_core::id::InstanceId;
 use postrider_core::name::SubscriptionId;
-use postrider_log::{self as log, FailureIn, FailureInfo, FailureOp, Kind, Level, Log, Now, Park, SubId, Ticket, Tx};
+use postrider_log::{
+    self as log, FailureIn, FailureInfo, FailureOp, Kind, Level, Log, Now, Park, SubId, Ticket, Tx,
+};
 
 pub(crate) use claims::Claims;
 
@@ -68,18 +71,25 @@ impl EmbeddedFailures {
                 Some(sub) => sub,
                 None => {
                     let config = self.shared.config(Kind::Topic);
-                    let stream = log.create_stream(&names::elsewhere(subscription), config)?.0;
+                    let stream = log
+                        .create_stream(&names::elsewhere(subscription), config)?
+                        .0;
                     let service = subscription.service.as_str();
-                    log.create_subscription(stream, service, log::SubscriptionConfig::default())?.0
+                    log.create_subscription(stream, service, log::SubscriptionConfig::default())?
+                        .0
                 }
             };
             run(log, sub, now)
         });
-        done.map_err(|ended| ended.fault())?.map_err(|error| fault(&error))
+        done.map_err(|ended| ended.fault())?
+            .map_err(|error| fault(&error))
     }
 
     async fn confirmed(&self, ticket: &Ticket) -> Found<()> {
-        self.shared.confirmed(ticket).await.map_err(|ended| ended.fault().unknown_effect())
+        self.shared
+            .confirmed(ticket)
+            .await
+            .map_err(|ended| ended.fault().unknown_effect())
     }
 
     async fn append_all(
@@ -90,8 +100,15 @@ impl EmbeddedFailures {
         let mut failures = Vec::with_capacity(drafts.len());
         for (draft, park) in &drafts {
             let id = draft.facts.message_id.map_or([0; 16], |id| *id.as_bytes());
-            let record = Box::new(log::RecordIn { id, ..convert::raw_in(&draft.raw) });
-            failures.push((settle::failure_in(draft, *park)?, record, draft.facts.position));
+            let record = Box::new(log::RecordIn {
+                id,
+                ..convert::raw_in(&draft.raw)
+            });
+            failures.push((
+                settle::failure_in(draft, *park)?,
+                record,
+                draft.facts.position,
+            ));
         }
         let ticket = self.with_home(subscription, |log, sub, now| {
             let append = |(failure, record, source): (FailureIn, _, u64)| FailureOp::Append {
@@ -101,7 +118,13 @@ impl EmbeddedFailures {
                 source: Some(source),
             };
             let failures = failures.into_iter().map(append).collect();
-            log.commit(Tx { failures, ..Tx::default() }, now)
+            log.commit(
+                Tx {
+                    failures,
+                    ..Tx::default()
+                },
+                now,
+            )
         })?;
         self.confirmed(&ticket).await?;
         Ok(ticket.failures.iter().map(|id| FailureId(id.0)).collect())
@@ -117,8 +140,14 @@ impl EmbeddedFailures {
             state: state_of(info.state),
             parked: info.parked,
             // The redrive under way is not one before.
-            redrives: info.redrives.saturating_sub(u32::from(info.state == log::FailureState::Redriving)),
-            draft: FailureDraft { key: info.key, facts, raw: convert::raw_of(&failure.record) },
+            redrives: info
+                .redrives
+                .saturating_sub(u32::from(info.state == log::FailureState::Redriving)),
+            draft: FailureDraft {
+                key: info.key,
+                facts,
+                raw: convert::raw_of(&failure.record),
+            },
         })
     }
 
@@ -132,7 +161,9 @@ impl EmbeddedFailures {
         let mut chosen = std::collections::BTreeSet::new();
         let mut choose = |info: &FailureInfo| {
             match &info.key {
-                Some(key) if info.parked && whole_keys => chosen.extend(log.failures_of_key(sub, key)?),
+                Some(key) if info.parked && whole_keys => {
+                    chosen.extend(log.failures_of_key(sub, key)?)
+                }
                 _ => {
                     chosen.insert(info.id);
                 }
@@ -148,7 +179,11 @@ impl EmbeddedFailures {
                 }
             }
             Selection::Group(_) | Selection::Key(_) | Selection::All => {
-                let group = if let Selection::Group(group) = which { Some(group.as_str()) } else { None };
+                let group = if let Selection::Group(group) = which {
+                    Some(group.as_str())
+                } else {
+                    None
+                };
                 for info in log.failures(sub, group, log::FailureId(0), usize::MAX)? {
                     match which {
                         Selection::Key(key) if info.key.as_ref() != Some(key) => {}
@@ -159,7 +194,9 @@ impl EmbeddedFailures {
         }
         let mut waiting = Vec::with_capacity(chosen.len());
         for id in chosen {
-            let open = log.failure_info(sub, id)?.is_some_and(|info| info.state == log::FailureState::Open);
+            let open = log
+                .failure_info(sub, id)?
+                .is_some_and(|info| info.state == log::FailureState::Open);
             waiting.extend(open.then_some(id));
         }
         Ok(waiting)
@@ -180,7 +217,13 @@ impl EmbeddedFailures {
             }
             // One frame, so that it happens wholly or not at all, up to a size that a frame always takes.
             let failures = chosen.chunks(COMMIT_MAX).map(|ids| op(sub, ids.to_vec()));
-            let ticket = log.commit(Tx { failures: failures.collect(), ..Tx::default() }, now)?;
+            let ticket = log.commit(
+                Tx {
+                    failures: failures.collect(),
+                    ..Tx::default()
+                },
+                now,
+            )?;
             self.shared.claims.lock().wake(sub);
             Ok((chosen.len() as u64, Some(ticket)))
         })?;
@@ -188,6 +231,19 @@ impl EmbeddedFailures {
             self.confirmed(&ticket).await?;
         }
         Ok(count)
+    }
+
+    /// Ends claims that the caller will not get to know.
+    fn give_up(&self, subscription: &SubscriptionId, claimed: &[Redriven], last: &RedriveToken) {
+        let tokens = claimed.iter().map(|redriven| &redriven.token).chain([last]);
+        // An engine that ended holds no claims.
+        let _ = self.with(subscription, |_, sub, _| {
+            let mut claims = self.shared.claims.lock();
+            for token in tokens {
+                claims.end(sub, log::FailureId(token.id.0), token.generation);
+            }
+            Ok(())
+        });
     }
 
     /// Whether a claim by anybody could give something.
@@ -207,7 +263,10 @@ fn unknown(subscription: &SubscriptionId) -> Fault {
 }
 
 fn unknown_record(subscription: &SubscriptionId, id: FailureId) -> Fault {
-    let text = format!("{subscription} has no failure record {}: list them again", id.0);
+    let text = format!(
+        "{subscription} has no failure record {}: list them again",
+        id.0
+    );
     Fault::new(FaultKind::NotFound, Advice::FixMessage, text).code(Code::ADMIN_NOT_FOUND)
 }
 
@@ -225,7 +284,9 @@ fn facts_of(info: &FailureInfo, meta: &[u8]) -> FailureFacts {
         message_type: None,
         cause: postrider_core::failure::Cause::Unreadable,
         group: info.group.clone(),
-        errors: vec![format!("the facts stored with this record cannot be read: {error}")],
+        errors: vec![format!(
+            "the facts stored with this record cannot be read: {error}"
+        )],
         attempts: 0,
         first_seen: Timestamp(info.at_ms),
         failed_at: Timestamp(info.at_ms),
@@ -245,7 +306,10 @@ impl FailureStore for EmbeddedFailures {
                 let crash = log.crash_state(sub)?;
                 // A state that a later release wrote otherwise counts as none: it only slows the start down.
                 let crash: CrashState = serde_json::from_slice(&crash).unwrap_or_default();
-                Ok(OpenState { crash, parked: log.parked_keys(sub)? })
+                Ok(OpenState {
+                    crash,
+                    parked: log.parked_keys(sub)?,
+                })
             })
         })
     }
@@ -257,14 +321,27 @@ impl FailureStore for EmbeddedFailures {
     ) -> Fut<'a, Result<(), Fault>> {
         Box::pin(async move {
             let json = serde_json::to_vec(&state).map_err(|error| {
-                Fault::new(FaultKind::Protocol, Advice::StopOwner, "a crash state cannot be written as JSON")
-                    .because(error)
+                Fault::new(
+                    FaultKind::Protocol,
+                    Advice::StopOwner,
+                    "a crash state cannot be written as JSON",
+                )
+                .because(error)
             })?;
             let ticket = self.with_home(subscription, |log, sub, now| {
-                log.commit(Tx { crash_states: vec![(sub, Bytes::from(json))], ..Tx::default() }, now)
+                log.commit(
+                    Tx {
+                        crash_states: vec![(sub, Bytes::from(json))],
+                        ..Tx::default()
+                    },
+                    now,
+                )
             })?;
             // DURABILITY: written is enough, it is about the death of the process.
-            self.shared.safe(ticket.lsn, Level::Os).await.map_err(|ended| ended.fault().unknown_effect())
+            self.shared
+                .safe(ticket.lsn, Level::Os)
+                .await
+                .map_err(|ended| ended.fault().unknown_effect())
         })
     }
 
@@ -287,7 +364,10 @@ impl FailureStore for EmbeddedFailures {
     ) -> Fut<'a, Result<Vec<FailureId>, Fault>> {
         Box::pin(async move {
             let with_key = drafts.into_iter().map(|draft| {
-                let draft = FailureDraft { key: Some(key.clone()), ..draft };
+                let draft = FailureDraft {
+                    key: Some(key.clone()),
+                    ..draft
+                };
                 let park = settle::park_of(&draft);
                 (draft, park)
             });
@@ -302,7 +382,11 @@ impl FailureStore for EmbeddedFailures {
         Box::pin(async move {
             let subscriptions = match subscription {
                 Some(one) => vec![one.clone()],
-                None => self.shared.stage(|log, _| names::subscriptions(log)).map_err(|ended| ended.fault())?,
+                None => self
+                    .shared
+                    .stage(|log, _| names::subscriptions(log))
+                    .map_err(|ended| ended.fault())?
+                    .map_err(|error| fault(&error))?,
             };
             let mut groups = Vec::new();
             for subscription in subscriptions {
@@ -322,7 +406,9 @@ impl FailureStore for EmbeddedFailures {
                     let facts: Option<FailureFacts> = serde_json::from_slice(&meta).ok();
                     FailureGroup {
                         subscription: subscription.clone(),
-                        cause: facts.map_or(postrider_core::failure::Cause::Unreadable, |facts| facts.cause),
+                        cause: facts.map_or(postrider_core::failure::Cause::Unreadable, |facts| {
+                            facts.cause
+                        }),
                         count: group.open + group.redriving,
                         first: Timestamp(group.first_ms),
                         last: Timestamp(group.last_ms),
@@ -345,7 +431,9 @@ impl FailureStore for EmbeddedFailures {
         Box::pin(async move {
             let after = log::FailureId(after.map_or(0, |id| id.0));
             let max = usize::try_from(limit).unwrap_or(usize::MAX).min(PAGE_MAX);
-            let infos = self.with(subscription, |log, sub, _| log.failures(sub, group, after, max))?;
+            let infos = self.with(subscription, |log, sub, _| {
+                log.failures(sub, group, after, max)
+            })?;
             let mut records = Vec::with_capacity(infos.len());
             for info in infos {
                 match self.read(subscription, info) {
@@ -364,8 +452,13 @@ impl FailureStore for EmbeddedFailures {
         id: FailureId,
     ) -> Fut<'a, Result<FailureRecord, Fault>> {
         Box::pin(async move {
-            let info = self.with(subscription, |log, sub, _| log.failure_info(sub, log::FailureId(id.0)))?;
-            self.read(subscription, info.ok_or_else(|| unknown_record(subscription, id))?)
+            let info = self.with(subscription, |log, sub, _| {
+                log.failure_info(sub, log::FailureId(id.0))
+            })?;
+            self.read(
+                subscription,
+                info.ok_or_else(|| unknown_record(subscription, id))?,
+            )
         })
     }
 
@@ -377,7 +470,11 @@ impl FailureStore for EmbeddedFailures {
     ) -> Fut<'a, Result<u64, Fault>> {
         Box::pin(async move {
             let reason = reason_to_text(&reason);
-            let op = |sub, ids| FailureOp::Redrive { sub, ids, reason: reason.clone() };
+            let op = |sub, ids| FailureOp::Redrive {
+                sub,
+                ids,
+                reason: reason.clone(),
+            };
             self.decide(subscription, &which, true, op).await
         })
     }
@@ -390,7 +487,11 @@ impl FailureStore for EmbeddedFailures {
     ) -> Fut<'a, Result<u64, Fault>> {
         Box::pin(async move {
             let reason = reason_to_text(&reason);
-            let op = |sub, ids| FailureOp::Discard { sub, ids, reason: reason.clone() };
+            let op = |sub, ids| FailureOp::Discard {
+                sub,
+                ids,
+                reason: reason.clone(),
+            };
             self.decide(subscription, &which, false, op).await
         })
     }
@@ -402,15 +503,23 @@ impl FailureStore for EmbeddedFailures {
     ) -> Fut<'a, Result<Vec<AuditEntry>, Fault>> {
         Box::pin(async move {
             let max = usize::try_from(limit).unwrap_or(usize::MAX);
-            let entries = self.with(subscription, |log, sub, _| log.audit(sub, max))?;
+            let entries = self.with(subscription, |log, sub, _| log.failure_audit(sub, max))?;
             let entry = |audit: log::Audit| {
-                let plain = || Reason { by: String::new(), text: audit.reason.clone(), at: Timestamp(audit.at_ms) };
+                let plain = || Reason {
+                    by: String::new(),
+                    text: audit.reason.clone(),
+                    at: Timestamp(audit.at_ms),
+                };
                 let action = match audit.action {
                     log::Action::Redrive => "redrive",
                     log::Action::Discard | log::Action::DiscardMessage(_) => "discard",
                 };
                 let reason = serde_json::from_str(&audit.reason).unwrap_or_else(|_| plain());
-                AuditEntry { action: action.to_owned(), count: audit.count, reason }
+                AuditEntry {
+                    action: action.to_owned(),
+                    count: audit.count,
+                    reason,
+                }
             };
             Ok(entries.into_iter().map(entry).collect())
         })
@@ -441,12 +550,14 @@ impl FailureStore for EmbeddedFailures {
             })?;
             let mut redriven = Vec::with_capacity(taken.len());
             for (info, generation) in taken {
-                let token = RedriveToken { id: FailureId(info.id.0), generation };
+                let token = RedriveToken {
+                    id: FailureId(info.id.0),
+                    generation,
+                };
                 match self.read(subscription, info) {
                     Ok(record) => redriven.push(Redriven { record, token }),
                     Err(fault) => {
-                        // CANCEL: there is no await between the claim and the return, so only this loses it.
-                        self.shared.release_claims_of(subscription, member);
+                        self.give_up(subscription, &redriven, &token);
                         return Err(fault);
                     }
                 }
@@ -457,8 +568,9 @@ impl FailureStore for EmbeddedFailures {
 
     fn changed<'a>(&'a self, subscription: &'a SubscriptionId) -> Fut<'a, ()> {
         Box::pin(async move {
-            let Ok(changed) = self.with_home(subscription, |_, sub, _| Ok(self.shared.claims.lock().changed(sub)))
-            else {
+            let Ok(changed) = self.with_home(subscription, |_, sub, _| {
+                Ok(self.shared.claims.lock().changed(sub))
+            }) else {
                 // The engine ended: the source says so, there is nothing to wait for here.
                 return std::future::pending().await;
             };
@@ -481,30 +593,46 @@ impl FailureStore for EmbeddedFailures {
             let id = log::FailureId(token.id.0);
             let lost = || settle::lease_lost(&format!("failure record {}", token.id.0));
             let reopened = match &outcome {
-                RedriveOutcome::Failed(facts) => {
-                    Some(FailureIn { group: facts.group.clone(), meta: settle::facts_to_meta(facts)?, ..FailureIn::default() })
-                }
+                RedriveOutcome::Failed(facts) => Some(FailureIn {
+                    group: facts.group.clone(),
+                    meta: settle::facts_to_meta(facts)?,
+                    ..FailureIn::default()
+                }),
                 RedriveOutcome::Done | RedriveOutcome::Released => None,
             };
-            let (ticket, state) = self.with(subscription, |log, sub, now| {
-                if !self.shared.claims.lock().holds(sub, id, token.generation) {
-                    return Ok(None);
-                }
-                let key = log.failure_info(sub, id)?.and_then(|info| info.key);
-                let op = match (&outcome, reopened) {
-                    (RedriveOutcome::Released, _) => None,
-                    (_, Some(failure)) => Some(FailureOp::Reopen { sub, id, failure }),
-                    (_, None) => Some(FailureOp::Resolve { sub, id }),
-                };
-                let ticket = match op {
-                    Some(op) => Some(log.commit(Tx { failures: vec![op], ..Tx::default() }, now)?),
-                    None => None,
-                };
-                self.shared.claims.lock().end(sub, id, token.generation);
-                let parked = key.is_some_and(|key| log.is_parked(sub, &key));
-                Ok(Some((ticket, if parked { KeyState::Parked } else { KeyState::Free })))
-            })?
-            .ok_or_else(lost)?;
+            let (ticket, state) = self
+                .with(subscription, |log, sub, now| {
+                    if !self.shared.claims.lock().holds(sub, id, token.generation) {
+                        return Ok(None);
+                    }
+                    let key = log.failure_info(sub, id)?.and_then(|info| info.key);
+                    let op = match (&outcome, reopened) {
+                        (RedriveOutcome::Released, _) => None,
+                        (_, Some(failure)) => Some(FailureOp::Reopen { sub, id, failure }),
+                        (_, None) => Some(FailureOp::Resolve { sub, id }),
+                    };
+                    let ticket = match op {
+                        Some(op) => Some(log.commit(
+                            Tx {
+                                failures: vec![op],
+                                ..Tx::default()
+                            },
+                            now,
+                        )?),
+                        None => None,
+                    };
+                    self.shared.claims.lock().end(sub, id, token.generation);
+                    let parked = key.is_some_and(|key| log.is_parked(sub, &key));
+                    Ok(Some((
+                        ticket,
+                        if parked {
+                            KeyState::Parked
+                        } else {
+                            KeyState::Free
+                        },
+                    )))
+                })?
+                .ok_or_else(lost)?;
             if let Some(ticket) = ticket {
                 self.confirmed(&ticket).await?;
             }
