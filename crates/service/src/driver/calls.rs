@@ -1,0 +1,54 @@
+//! Calls of engine and failure store that are outstanding, and what they came back with.
+
+use std::time::Duration;
+
+use postrider_core::clock::Mono;
+use postrider_core::engine::{CommitError, Receipt};
+use postrider_core::failure::{KeyState, Redriven};
+use postrider_core::fault::Fault;
+use postrider_core::settle::{LeaseToken, SettleError};
+use postrider_kernel::Slot;
+
+use super::home_lane::HomeWork;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// A delivery whose effects are in a call: which, which run of its handler, how many messages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Effected {
+    pub(super) slot: Slot,
+    pub(super) run: u64,
+    pub(super) count: usize,
+}
+
+/// A call that came back.
+pub(super) enum Returned {
+    Settled(Vec<Slot>, Vec<Result<(), SettleError>>),
+    Extended(Vec<(Slot, LeaseToken)>, Vec<Result<Mono, Fault>>),
+    Published(Vec<Effected>, Vec<Result<Receipt, Fault>>),
+    Committed(Vec<Effected>, Result<Vec<Receipt>, CommitError>),
+    /// The failure store's answer to a piece of work.
+    Home(Box<HomeWork>, Result<HomeAnswer, Fault>),
+    /// The failure store has something to claim.
+    FailuresChanged,
+    /// A reply to a request that failed was sent, or not.
+    Replied(Vec<Result<Receipt, Fault>>),
+}
+
+/// What the failure store did.
+pub(super) enum HomeAnswer {
+    Kept,
+    Finished(KeyState),
+    Claimed(Vec<Redriven>),
+    Noted,
+}
+
+/// Exponential, between half and all of it by chance.
+pub(super) fn backoff(tries: u32, random: u64) -> Duration {
+    let full = BACKOFF_MIN
+        .saturating_mul(1 << tries.saturating_sub(1).min(16))
+        .min(BACKOFF_MAX);
+    let half = full / 2;
+    half + half.mul_f64(random as f64 / u64::MAX as f64)
+}

@@ -1,0 +1,130 @@
+//! One turn: feed the kernel, do what it says, make the calls that became due.
+
+use std::time::Duration;
+
+use postrider_core::fault::{Advice, FaultKind};
+use postrider_core::source::{ShardEpoch, Source};
+use postrider_kernel::Input;
+
+use super::calls::{Returned, backoff};
+use super::error::DriverError;
+use super::run::{Alarm, Driver};
+
+/// How long a commit of a log source may take before it is made again.
+const COMMIT_MAX: Duration = Duration::from_secs(30);
+
+impl Driver {
+    /// Feeds the kernel until it wants nothing more, then makes the calls. The only `await` in it is a log source's commit, which needs the source.
+    pub(super) async fn turn(&mut self) {
+        loop {
+            self.feed();
+            self.call_publisher();
+            self.call_home();
+            self.call_engine();
+            if self.inputs.is_empty() {
+                self.commit_log().await;
+            }
+            if self.inputs.is_empty() {
+                break;
+            }
+        }
+        self.note_status();
+    }
+
+    fn feed(&mut self) {
+        while let Some(input) = self.inputs.pop_front() {
+            let now = self.now();
+            self.kernel.handle(now, input);
+            while let Some(output) = self.kernel.poll_output() {
+                self.act(output);
+            }
+        }
+    }
+
+    pub(super) fn call_returned(&mut self, returned: Returned) {
+        match returned {
+            Returned::Settled(slots, results) => self.settled(slots, results),
+            Returned::Extended(tokens, results) => self.extended(tokens, results),
+            Returned::Published(deliveries, results) => self.publish_returned(deliveries, results),
+            Returned::Committed(deliveries, result) => self.committed(deliveries, result),
+            Returned::Home(work, answer) => self.home_answered(*work, answer),
+            Returned::FailuresChanged => {
+                self.home.claim_wanted = true;
+                self.watch_failures();
+            }
+            Returned::Replied(results) => {
+                for fault in results.into_iter().filter_map(Result::err) {
+                    tracing::debug!(target: "postrider", %fault, "an error reply was not taken");
+                }
+            }
+        }
+    }
+
+    async fn commit_log(&mut self) {
+        let now = self.now();
+        let waits = self
+            .alarms
+            .iter()
+            .any(|(at, a)| *a == Alarm::Commit && *at > now);
+        if waits {
+            return;
+        }
+        let due: Vec<ShardEpoch> = self.commits.keys().copied().collect();
+        for at in due {
+            self.commit_shard(at).await;
+        }
+        for at in std::mem::take(&mut self.revoked) {
+            self.tell_revoked(at).await;
+        }
+    }
+
+    async fn commit_shard(&mut self, at: ShardEpoch) {
+        let Source::Log(source) = &mut self.source else {
+            return;
+        };
+        let Some((commit, tries)) = self.commits.remove(&at) else {
+            return;
+        };
+        let result = tokio::time::timeout(COMMIT_MAX, source.commit(at, commit.clone())).await;
+        let fault = match result {
+            Ok(Ok(())) => {
+                self.inputs.push_back(Input::Committed { at, stored: true });
+                return;
+            }
+            Ok(Err(fault)) if fault.kind == FaultKind::Fenced => {
+                self.inputs
+                    .push_back(Input::Committed { at, stored: false });
+                return;
+            }
+            Ok(Err(fault)) => Some(fault),
+            Err(_elapsed) => None,
+        };
+        let stops = fault
+            .as_ref()
+            .is_some_and(|f| f.advice == Advice::StopOwner);
+        if let (true, Some(fault)) = (stops, fault) {
+            let subscription = self.spec.id.clone();
+            self.fail(DriverError::Source {
+                subscription,
+                fault,
+            });
+            self.inputs
+                .push_back(Input::Committed { at, stored: false });
+            return;
+        }
+        let wait = backoff(tries + 1, self.runtime.entropy.next_u64());
+        tracing::warn!(target: "postrider", subscription = %self.spec.id, shard = at.shard, ?wait, "a commit was not stored; it is made again");
+        self.commits.insert(at, (commit, tries + 1));
+        self.alarm(self.later(wait), Alarm::Commit);
+    }
+
+    async fn tell_revoked(&mut self, at: ShardEpoch) {
+        let Source::Log(source) = &mut self.source else {
+            return;
+        };
+        // An error means that it was taken away meanwhile: `Lost` comes, or has come.
+        if let Err(fault) = source.revoked(at).await {
+            tracing::debug!(target: "postrider", %fault, shard = at.shard, "a shard was gone before it was given back");
+        }
+    }
+}
