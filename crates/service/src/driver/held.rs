@@ -128,11 +128,11 @@ impl Slab {
 
     /// The kernel will not mention it again.
     pub(super) fn forget(&mut self, slot: Slot) {
-        if let Some(Some(held)) = self.slots.get_mut(slot.0 as usize) {
-            if !held.forgotten {
-                held.forgotten = true;
-                self.len -= 1;
-            }
+        if let Some(Some(held)) = self.slots.get_mut(slot.0 as usize)
+            && !held.forgotten
+        {
+            held.forgotten = true;
+            self.len -= 1;
         }
         self.maybe_free(slot);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing::Instrument as _;
 
 use super::error::DriverError;
-use super::held::{Doing, From};
+use super::held::{Doing, From, Held};
 use super::home_lane::HomeWork;
 use super::run::{Alarm, CANCEL_GRACE, Driver};
 use crate::delivery::{Delivery, Inner};
@@ -70,10 +70,10 @@ impl Driver {
                 tracing::warn!(target: "postrider", subscription = %self.spec.id, %dependency, "consumption pauses until the dependency answers");
                 self.status.lock().waits_for = Some(dependency.to_string());
             }
-            Output::Forget(slot) => self.slab.forget(slot),
+            Output::Forget(slot) => self.forget(slot),
             Output::Stopped { slot, cause } => self.stopped(slot, cause),
             Output::Drained => {
-                self.report.left = self.slab.len();
+                self.report.left += self.slab.len();
                 self.drained = true;
             }
         }
@@ -198,6 +198,15 @@ impl Driver {
         }
         held.doing = Doing::Nothing;
         self.inputs.push_back(Input::Finished { slot, outcome });
+    }
+
+    /// Of a drain that was given up, some are forgotten with their settle still outstanding.
+    fn forget(&mut self, slot: Slot) {
+        let unsettled = |h: &Held| h.calls > 0 || matches!(h.from, From::Lease(Some(_)));
+        if self.drain_deadline.is_some() && self.slab.get(slot).is_some_and(unsettled) {
+            self.report.left += 1;
+        }
+        self.slab.forget(slot);
     }
 
     fn stopped(&mut self, slot: Slot, cause: Cause) {

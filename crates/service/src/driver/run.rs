@@ -360,7 +360,7 @@ impl Driver {
     fn give_up_drain(&mut self, now: Mono) {
         let due = |d: Mono| d.plus(CANCEL_GRACE + END_GRACE) <= now;
         if self.drain_deadline.is_some_and(due) && !self.drained {
-            self.report.left = self.slab.len();
+            self.report.left += self.slab.len();
             self.drained = true;
         }
     }

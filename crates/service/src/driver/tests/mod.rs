@@ -1,0 +1,9 @@
+//! The driver against scripted sources, on virtual time.
+
+#![allow(clippy::unwrap_used)]
+
+mod effects;
+mod failing;
+mod life;
+mod log;
+mod world;
