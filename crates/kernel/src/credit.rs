@@ -13,6 +13,8 @@ pub(crate) struct Window {
     pub(crate) messages: u32,
     pub(crate) bytes: u64,
     pub(crate) redriven: u32,
+    /// Records that are being put back: until they are, no more are claimed, so that a key is claimed from its first record again.
+    pub(crate) putting_back: u32,
     granted: Credit,
     granted_redrive: u32,
     said_anything: bool,
@@ -37,6 +39,7 @@ impl Window {
             messages: 0,
             bytes: 0,
             redriven: 0,
+            putting_back: 0,
             granted: Credit {
                 messages: 0,
                 bytes: 0,
@@ -64,6 +67,12 @@ impl Window {
             self.messages <= self.messages_max,
             "the driver took more messages than it was granted"
         );
+    }
+
+    /// A message of the source came and went at once.
+    pub(crate) fn pass(&mut self, size: u64) {
+        self.granted.messages = self.granted.messages.saturating_sub(1);
+        self.granted.bytes = self.granted.bytes.saturating_sub(size);
     }
 
     pub(crate) fn leave(&mut self, size: u64, redriven: bool) {
@@ -104,7 +113,7 @@ impl Window {
         } else {
             limit.saturating_sub(self.messages)
         };
-        let redrive = if open {
+        let redrive = if open && self.putting_back == 0 {
             self.redrive_max - self.redriven
         } else {
             0

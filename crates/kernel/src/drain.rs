@@ -144,7 +144,7 @@ impl Kernel {
                 lanes
                     .entry(lane)
                     .or_default()
-                    .push((message.seq, message.id));
+                    .push((message.place, message.id));
             }
         }
         self.release(slots);
@@ -156,8 +156,9 @@ impl Kernel {
         }
     }
 
-    /// Gives back without counting, in the order given.
-    pub(crate) fn release(&mut self, slots: Vec<Slot>) {
+    /// Gives back without counting, the last first.
+    pub(crate) fn release(&mut self, mut slots: Vec<Slot>) {
+        slots.sort_unstable_by_key(|slot| std::cmp::Reverse(self.messages.at(*slot).place));
         for &slot in &slots {
             self.take_out(slot);
             self.messages.at_mut(slot).state = State::Settling(Settling::GiveBack);

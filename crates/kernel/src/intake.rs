@@ -20,7 +20,8 @@ impl Kernel {
                 .get_mut(&at.shard)
                 .filter(|shard| shard.at == at && !shard.is_revoking());
             if !shard.is_some_and(|shard| shard.receive(position, slot)) {
-                // Of an ownership that is over, or done before.
+                // Of an ownership that is over, or done before. It used credit all the same.
+                self.window.pass(incoming.size);
                 self.out.push(Output::Forget(slot));
                 return;
             }
@@ -38,8 +39,7 @@ impl Kernel {
         self.messages.insert(Message { lane, ..message });
         if skip {
             if let Some(lane) = lane {
-                self.returned(lane, slot);
-                self.close_gap_if_whole(lane);
+                self.skipped_in_gap(lane, slot);
             }
             self.handled(slot);
             return;
@@ -65,9 +65,11 @@ impl Kernel {
         let redriven = incoming.origin == Origin::Redrive && self.crash.found_crashes();
         let came_back = incoming.deliveries > 0 || first_of_log || redriven;
         let watched = !incoming.skip && self.crash.watches(came_back);
+        let seq = self.messages.next_seq();
         Message {
             slot: incoming.slot,
-            seq: self.messages.next_seq(),
+            seq,
+            place: seq,
             lease_until: match incoming.origin {
                 Origin::Lease { until } => until,
                 _ => None,
@@ -86,6 +88,7 @@ impl Kernel {
             last_wait: std::time::Duration::ZERO,
             lease_at: None,
             retry_at: None,
+            recalled: false,
             watched,
         }
     }
@@ -96,7 +99,7 @@ impl Kernel {
             self.learn_parked(lane);
         }
         if redriven {
-            if self.lanes.at(lane).redrives_failing > 0 {
+            if self.lanes.at(lane).putting_back > 0 {
                 // ORDER: a record before it goes back to waiting, and the whole key with it.
                 self.finish_redrive_released(slot);
                 return;
@@ -105,36 +108,51 @@ impl Kernel {
             self.maybe_ready(lane);
             return;
         }
-        let came_back = self.returned(lane, slot);
+        if self.lanes.at(lane).gap.is_some() {
+            self.join_gap(lane, slot);
+        } else {
+            self.line_up(lane, slot);
+        }
+        self.relieve_lane(lane);
+    }
+
+    /// Puts a message at the end of its lane, or behind its parked key.
+    pub(crate) fn line_up(&mut self, lane: LaneId, slot: Slot) {
         let parked = self.parked.contains(&self.lanes.at(lane).key);
         let state = self.lanes.at_mut(lane);
-        if let Some(gap) = state.gap.as_mut().filter(|_| !came_back) {
-            // ORDER: it was handed out before the lost ones came back.
-            gap.behind.push_back(slot);
-            self.messages.at_mut(slot).state = State::Staged;
-        } else if parked || !state.parking.is_empty() || !state.staged.is_empty() {
+        if parked || !state.parking.is_empty() || !state.staged.is_empty() {
             state.staged.push_back(slot);
             self.messages.at_mut(slot).state = State::Staged;
             self.to_park.push_back(lane);
         } else {
             state.queue.push_back(slot);
+            self.messages.at_mut(slot).state = State::Queued;
             self.maybe_ready(lane);
         }
-        self.close_gap_if_whole(lane);
-        self.relieve_lane(lane);
     }
 
-    /// Takes a message out of what its lane's gap waits for. Gives whether it was among them.
-    fn returned(&mut self, lane: LaneId, slot: Slot) -> bool {
+    /// ORDER: messages of its key were lost and are not all back: it waits for those before it.
+    fn join_gap(&mut self, lane: LaneId, slot: Slot) {
         let id = self.messages.at(slot).id;
+        self.messages.at_mut(slot).state = State::Staged;
         let Some(gap) = self.lanes.at_mut(lane).gap.as_mut() else {
-            return false;
+            return;
         };
-        let Some(index) = gap.ids.iter().position(|waited| *waited == id) else {
-            return false;
+        let lost = gap.ids.iter_mut().find(|(_, (waited, _))| *waited == id);
+        let Some((&place, (_, back))) = lost else {
+            gap.behind.push_back(slot);
+            return;
         };
-        gap.ids.remove(index);
-        true
+        let older = back.replace(slot);
+        if gap.lenient {
+            gap.ids.retain(|p, (_, back)| *p >= place || back.is_some());
+        }
+        self.messages.at_mut(slot).place = place;
+        if let Some(older) = older {
+            // It was handed out again: the older hand-over is void.
+            self.release(vec![older]);
+        }
+        self.advance_gap(lane);
     }
 
     /// Puts the lease of a message under the extension timer: when a third of it has passed.

@@ -115,7 +115,8 @@ pub enum Input {
     LeaseLost(Vec<Slot>),
     /// A settle ([`Output::Ack`], [`Output::Release`], [`Output::RetryLater`], [`Output::Fail`], [`Output::Park`], [`Output::FinishRedrive`]) is done.
     ///
-    /// ORDER: records claimed from the failure store before a `FinishRedrive` that failed MUST be handed over before its `Settled`.
+    /// ORDER: records claimed from the failure store before a `FinishRedrive` that puts a record back (failed or released) MUST be handed over before
+    /// its `Settled`: the kernel puts them back as well.
     Settled(Vec<Slot>),
     /// A settle did not work and will not: the delivery belongs to another.
     SettleLost(Vec<Slot>),
@@ -178,7 +179,8 @@ pub enum Output {
     Cancel(Slot),
     /// Settle as handled (lease sources).
     Ack(Vec<Slot>),
-    /// Give back without counting; in reverse order of receipt.
+    /// Give back without counting; in reverse order of receipt. Messages of one key MUST come again in their order: an engine that cannot give back
+    /// several as one operation hands out none of them before all are back.
     Release(Vec<Slot>),
     /// Give back, not before (unordered subscriptions only).
     RetryLater {
@@ -200,7 +202,9 @@ pub enum Output {
         /// Whether its key is parked.
         park: bool,
     },
-    /// Append behind the parked key, in order, then settle, as one operation.
+    /// Append behind the parked key, in order, then settle, as one operation. ORDER: where one of them is lost, none behind it may be appended: they
+    /// are given back and answered with [`Input::SettleLost`], too. (A store that appends first and settles then has no such case: what comes again is
+    /// recognised by its id.)
     Park {
         /// The key.
         key: Bytes,

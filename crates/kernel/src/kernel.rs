@@ -187,11 +187,11 @@ impl Kernel {
             self.park_staged(lane);
         }
         self.pump_due();
-        self.dispatch();
-        self.commit_shards();
         if let Some(state) = self.crash.maybe_clear() {
             self.out.push(Output::NoteCrashState(state));
         }
+        self.dispatch();
+        self.commit_shards();
         self.maybe_drained();
         if self.phase == Phase::Drained {
             return;

@@ -1,6 +1,6 @@
 //! Lanes: the messages of one key in order, one of them in the handler at a time.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
 use postrider_core::clock::Mono;
@@ -16,9 +16,12 @@ pub(crate) struct LaneId(pub(crate) u32);
 /// or until it is clear that they went elsewhere.
 #[derive(Debug)]
 pub(crate) struct Gap {
-    pub(crate) ids: VecDeque<MessageId>,
+    /// By place; with the message where it is back but one before it is not.
+    pub(crate) ids: BTreeMap<u64, (MessageId, Option<Slot>)>,
     pub(crate) behind: VecDeque<Slot>,
     pub(crate) until: Mono,
+    /// The lost ones were waited for long enough: when one is back, those before it are known to be settled elsewhere.
+    pub(crate) lenient: bool,
 }
 
 #[derive(Debug)]
@@ -33,8 +36,8 @@ pub(crate) struct Lane {
     pub(crate) parking: VecDeque<Slot>,
     /// To follow once `parking` is through.
     pub(crate) staged: VecDeque<Slot>,
-    /// Redriven records that failed again and are being put back.
-    pub(crate) redrives_failing: u32,
+    /// Redriven records that are being put back: what was claimed behind them goes back as well.
+    pub(crate) putting_back: u32,
     pub(crate) gap: Option<Gap>,
     /// It has an entry in the ready queue (or among the stalled).
     pub(crate) ready: bool,
@@ -54,7 +57,7 @@ impl Lane {
             failing: None,
             parking: VecDeque::new(),
             staged: VecDeque::new(),
-            redrives_failing: 0,
+            putting_back: 0,
             gap: None,
             ready: false,
             messages: 0,
@@ -69,16 +72,31 @@ impl Lane {
 
     /// Removes a held message from wherever it waits; from behind, since those are given back first.
     pub(crate) fn unlink(&mut self, slot: Slot) {
-        let behind = self.gap.as_mut().map(|gap| &mut gap.behind);
-        for queue in [Some(&mut self.queue), Some(&mut self.staged), behind]
-            .into_iter()
-            .flatten()
+        if let Some(gap) = self.gap.as_mut()
+            && let Some(back) = gap.ids.values_mut().find(|(_, s)| *s == Some(slot))
         {
+            back.1 = None;
+            return;
+        }
+        let behind = self.gap.as_mut().map(|gap| &mut gap.behind);
+        let queues = [Some(&mut self.queue), Some(&mut self.staged), behind];
+        for queue in queues.into_iter().flatten() {
             if let Some(index) = queue.iter().rposition(|s| *s == slot) {
                 queue.remove(index);
                 return;
             }
         }
+    }
+
+    /// What waits for the lost ones, in no order.
+    pub(crate) fn gap_slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        let gap = self.gap.iter();
+        gap.flat_map(|gap| {
+            gap.ids
+                .values()
+                .filter_map(|(_, slot)| *slot)
+                .chain(gap.behind.iter().copied())
+        })
     }
 }
 

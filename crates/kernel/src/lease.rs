@@ -33,9 +33,9 @@ impl Losses {
         } else if message.is_leased() {
             loss.first = Some(
                 loss.first
-                    .map_or(message.seq, |first| first.min(message.seq)),
+                    .map_or(message.place, |first| first.min(message.place)),
             );
-            loss.ids.push((message.seq, message.id));
+            loss.ids.push((message.place, message.id));
         }
     }
 }
@@ -163,40 +163,35 @@ impl Kernel {
             }
             let Some(first) = loss.first else { continue };
             let lane = self.lanes.at(id);
-            let behind = lane.gap.iter().flat_map(|gap| gap.behind.iter());
-            let later: Vec<Slot> = lane
-                .queue
-                .iter()
-                .chain(&lane.staged)
-                .chain(behind)
-                .copied()
-                .collect();
+            let queued = lane.queue.iter().chain(&lane.staged).copied();
+            let later: Vec<Slot> = queued.chain(lane.gap_slots()).collect();
             let mut later: Vec<(u64, Slot)> = later
                 .into_iter()
                 .map(|slot| self.messages.at(slot))
-                .filter(|m| m.is_leased() && m.seq > first && !losses.gone.contains(&m.slot))
-                .map(|m| (m.seq, m.slot))
+                .filter(|m| m.is_leased() && m.place > first && !losses.gone.contains(&m.slot))
+                .map(|m| (m.place, m.slot))
                 .collect();
             later.sort_unstable();
             let mut ids = loss.ids;
             if let Some(running) = self.lanes.at(id).running {
                 let message = self.messages.at(running);
                 if message.is_leased()
-                    && message.seq > first
+                    && message.place > first
                     && message.state
                         == (State::Running {
                             lost: false,
                             cancelled: false,
                         })
                 {
-                    ids.push((message.seq, message.id));
+                    ids.push((message.place, message.id));
                     self.lose_running(running);
+                    self.messages.at_mut(running).recalled = true;
                 }
             }
             ids.extend(
                 later
                     .iter()
-                    .map(|(seq, slot)| (*seq, self.messages.at(*slot).id)),
+                    .map(|(place, slot)| (*place, self.messages.at(*slot).id)),
             );
             self.release(later.iter().rev().map(|(_, slot)| *slot).collect());
             self.open_gap(id, ids);
@@ -220,44 +215,94 @@ impl Kernel {
         let ids_max = self.config.policy.limits.window_messages_max as usize;
         let lane = self.lanes.at_mut(id);
         let gap = lane.gap.get_or_insert_with(|| Gap {
-            ids: VecDeque::new(),
+            ids: BTreeMap::new(),
             behind: VecDeque::new(),
             until,
+            lenient: false,
         });
         self.timers.cancel(gap.until, Alarm::Gap(id));
         gap.until = until;
-        for (_, message) in ids {
-            if !gap.ids.contains(&message) {
-                gap.ids.push_back(message);
+        let last = ids.last().map_or(0, |(place, _)| *place);
+        for (place, message) in ids {
+            if gap.ids.values().all(|(waited, _)| *waited != message) {
+                gap.ids.insert(place, (message, None));
             }
         }
-        while gap.ids.len() > ids_max {
-            gap.ids.pop_front();
+        // ORDER: what waited behind the gap may be before what was lost now.
+        for slot in std::mem::take(&mut gap.behind) {
+            let message = self.messages.at(slot);
+            if message.place < last {
+                gap.ids.insert(message.place, (message.id, Some(slot)));
+            } else {
+                gap.behind.push_back(slot);
+            }
+        }
+        while gap.ids.len() > ids_max
+            && gap
+                .ids
+                .first_key_value()
+                .is_some_and(|(_, (_, back))| back.is_none())
+        {
+            gap.ids.pop_first();
         }
         self.timers.set(until, Alarm::Gap(id));
     }
 
-    /// The lost ones did not come back in time: they went elsewhere for good.
+    /// The lost ones did not come back in time. If nothing waits behind them, they went elsewhere for good. What does wait goes back once, so that
+    /// the engine says the order: it comes again behind those of the lost ones that are not settled.
     pub(crate) fn gap_over(&mut self, id: LaneId) {
-        if let Some(gap) = self.lanes.get_mut(id).and_then(|lane| lane.gap.as_mut()) {
-            gap.ids.clear();
-            self.close_gap_if_whole(id);
-        }
-    }
-
-    /// All lost ones are back: what waited behind them goes on.
-    pub(crate) fn close_gap_if_whole(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.get_mut(id) else {
             return;
         };
-        if lane.gap.as_ref().is_none_or(|gap| !gap.ids.is_empty()) {
+        let mut waiting: Vec<Slot> = lane.gap_slots().collect();
+        let Some(gap) = lane.gap.as_mut() else { return };
+        if waiting.is_empty() {
+            gap.ids.clear();
+            self.advance_gap(id);
             return;
         }
-        let Some(gap) = lane.gap.take() else { return };
+        gap.lenient = true;
+        waiting.sort_unstable_by_key(|slot| std::cmp::Reverse(self.messages.at(*slot).place));
+        let ids = waiting
+            .iter()
+            .map(|slot| self.messages.at(*slot))
+            .map(|m| (m.place, m.id))
+            .collect();
+        self.release(waiting);
+        self.open_gap(id, ids);
+    }
+
+    /// Lets go on what is back in order; when all are back, what waited behind them.
+    pub(crate) fn advance_gap(&mut self, id: LaneId) {
+        loop {
+            let Some(gap) = self.lanes.get_mut(id).and_then(|lane| lane.gap.as_mut()) else {
+                return;
+            };
+            let Some((_, &(_, back))) = gap.ids.first_key_value() else {
+                break;
+            };
+            let Some(slot) = back else { return };
+            gap.ids.pop_first();
+            self.line_up(id, slot);
+        }
+        let Some(gap) = self.lanes.get_mut(id).and_then(|lane| lane.gap.take()) else {
+            return;
+        };
         self.timers.cancel(gap.until, Alarm::Gap(id));
-        lane.staged.extend(gap.behind);
-        self.to_park.push_back(id);
+        for slot in gap.behind {
+            self.line_up(id, slot);
+        }
         self.lanes.maybe_remove(id);
+    }
+
+    /// A message that is skipped is not waited for.
+    pub(crate) fn skipped_in_gap(&mut self, lane: LaneId, slot: Slot) {
+        let id = self.messages.at(slot).id;
+        if let Some(gap) = self.lanes.at_mut(lane).gap.as_mut() {
+            gap.ids
+                .retain(|_, (waited, back)| *waited != id || back.is_some());
+            self.advance_gap(lane);
+        }
     }
 
     /// Takes a held message out of whatever it waits in.

@@ -32,7 +32,7 @@ pub(crate) enum Settling {
     GiveBack,
     Fail { park: bool },
     Park,
-    FinishRedrive { failed: bool },
+    FinishRedrive { back: bool },
 }
 
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub(crate) struct Message {
     pub(crate) slot: Slot,
     /// Its place in the order of receipt; tells it from an earlier message of the same slot.
     pub(crate) seq: u64,
+    /// Its place among the messages of its key: its sequence, or what it had when it was lost.
+    pub(crate) place: u64,
     pub(crate) origin: Origin,
     pub(crate) id: MessageId,
     /// `None`: free, unordered among all others.
@@ -59,6 +61,8 @@ pub(crate) struct Message {
     pub(crate) lease_at: Option<Mono>,
     /// When its backoff ends; its entry in the timers.
     pub(crate) retry_at: Option<Mono>,
+    /// In the handler, and to be given back when that ends: one before it of its key was lost.
+    pub(crate) recalled: bool,
     /// Watched by the crash guard.
     pub(crate) watched: bool,
 }

@@ -38,10 +38,13 @@ impl Kernel {
         }
         let answers = !lost && !matches!(outcome, Outcome::Unavailable(_) | Outcome::Cancelled);
         self.outages.probed(slot, answers, self.now);
-        if lost {
+        if lost && self.messages.at(slot).recalled {
+            self.release(vec![slot]);
+        } else if lost {
             self.forget(slot);
         } else {
             self.decide(slot, outcome);
+            self.drop_if_leaving(slot);
         }
         if let Some(lane) = lane {
             self.maybe_ready(lane);
@@ -90,7 +93,7 @@ impl Kernel {
             }
             Origin::Log { .. } => self.handled_and_settled(slot),
             Origin::Redrive => {
-                message.state = State::Settling(Settling::FinishRedrive { failed: false });
+                message.state = State::Settling(Settling::FinishRedrive { back: false });
                 let attempts = message.failures.saturating_add(1);
                 self.out.push(Output::FinishRedrive {
                     slot,

@@ -88,7 +88,7 @@ impl Kernel {
     /// A redriven record failed again: it waits for a person, and so does what follows it.
     fn finish_redrive_failed(&mut self, slot: Slot, cause: Cause) {
         let message = self.messages.at_mut(slot);
-        message.state = State::Settling(Settling::FinishRedrive { failed: true });
+        message.state = State::Settling(Settling::FinishRedrive { back: true });
         let (lane, attempts) = (message.lane, message.failures);
         self.out.push(Output::FinishRedrive {
             slot,
@@ -98,11 +98,12 @@ impl Kernel {
         });
         let Some(lane) = lane else { return };
         let state = self.lanes.at_mut(lane);
-        if !self.parked.contains(&state.key) {
-            return;
+        state.putting_back += 1;
+        self.window.putting_back += 1;
+        let state = self.lanes.at(lane);
+        if self.parked.contains(&state.key) {
+            self.release_redriven(lane);
         }
-        state.redrives_failing += 1;
-        self.release_redriven(lane);
     }
 
     /// Puts the redriven records of a lane back, in order.
@@ -118,8 +119,12 @@ impl Kernel {
 
     pub(crate) fn finish_redrive_released(&mut self, slot: Slot) {
         let message = self.messages.at_mut(slot);
-        message.state = State::Settling(Settling::FinishRedrive { failed: false });
-        let attempts = message.failures;
+        message.state = State::Settling(Settling::FinishRedrive { back: true });
+        let (lane, attempts) = (message.lane, message.failures);
+        if let Some(lane) = lane {
+            self.lanes.at_mut(lane).putting_back += 1;
+            self.window.putting_back += 1;
+        }
         self.out.push(Output::FinishRedrive {
             slot,
             failed: None,

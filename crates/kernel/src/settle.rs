@@ -52,10 +52,11 @@ impl Kernel {
                 self.parked.insert(key);
                 self.to_park.push_back(id);
             }
-            Settling::FinishRedrive { failed: true } => {
-                lane.redrives_failing = lane.redrives_failing.saturating_sub(1);
+            Settling::FinishRedrive { back: true } => {
+                lane.putting_back -= 1;
+                self.window.putting_back -= 1;
             }
-            Settling::Ack | Settling::GiveBack | Settling::FinishRedrive { failed: false } => {}
+            Settling::Ack | Settling::GiveBack | Settling::FinishRedrive { back: false } => {}
         }
     }
 
@@ -77,8 +78,9 @@ impl Kernel {
                 match settling {
                     Settling::Fail { .. } => state.failing = None,
                     Settling::Park => state.parking.retain(|s| *s != slot),
-                    Settling::FinishRedrive { failed: true } => {
-                        state.redrives_failing = state.redrives_failing.saturating_sub(1);
+                    Settling::FinishRedrive { back: true } => {
+                        state.putting_back -= 1;
+                        self.window.putting_back -= 1;
                     }
                     _ => {}
                 }
@@ -116,6 +118,7 @@ impl Kernel {
                 .for_each(|slot| self.give_back_one(*slot));
         }
         self.to_park.extend(lanes);
+        slots.iter().for_each(|slot| self.drop_if_leaving(*slot));
     }
 
     /// The last record of a parked key is gone.

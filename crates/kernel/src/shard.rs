@@ -231,6 +231,21 @@ impl Kernel {
         }
     }
 
+    /// Drops a message that is held again though its shard goes, or went, to another: that one tries it again.
+    pub(crate) fn drop_if_leaving(&mut self, slot: Slot) {
+        let Some(message) = self.messages.get(slot).filter(|m| m.is_held()) else {
+            return;
+        };
+        if let Origin::Log { at, .. } = message.origin
+            && self
+                .shards
+                .get(&at.shard)
+                .is_none_or(|shard| shard.at != at || shard.is_revoking())
+        {
+            self.drop_held(slot);
+        }
+    }
+
     /// Drops a held message of a log source.
     pub(crate) fn drop_held(&mut self, slot: Slot) {
         let lane = self.messages.at(slot).lane;

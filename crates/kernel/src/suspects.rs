@@ -160,7 +160,7 @@ impl CrashGuard {
 
     /// See the rules above.
     pub(crate) fn progressed(&mut self) {
-        self.progress = true;
+        self.progress |= self.started;
     }
 
     /// The note that ends the watch, once all is well.
