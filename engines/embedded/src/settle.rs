@@ -177,16 +177,27 @@ impl Settler for EmbeddedSettler {
     ) -> Fut<'a, Vec<Result<Mono, Fault>>> {
         let by = if by.is_zero() { self.lease } else { by };
         let extended = self.shared.stage(|log, now| {
-            let extend = |token: &&LeaseToken| {
-                let (sub, offset, lease) = convert::untoken(token);
-                let until = Mono(now.mono).plus(by);
-                match log.extend(sub, &[(offset, lease)], by, now) {
-                    Ok(held) if held == [true] => Ok(until),
-                    Ok(_) => Err(lease_lost(&format!("message {offset}"))),
-                    Err(error) => Err(fault(&error)),
+            let until = Mono(now.mono).plus(by);
+            let mut results = Vec::with_capacity(tokens.len());
+            // Usually all of them are of one subscription.
+            for run in tokens.chunk_by(|a, b| convert::untoken(a).0 == convert::untoken(b).0) {
+                let leases = run.iter().map(|token| convert::untoken(token));
+                let leases: Vec<_> = leases.map(|(_, offset, lease)| (offset, lease)).collect();
+                let sub = convert::untoken(run[0]).0;
+                match log.extend(sub, &leases, by, now) {
+                    Ok(held) => {
+                        results.extend(held.iter().zip(&leases).map(|(held, (offset, _))| {
+                            if *held {
+                                Ok(until)
+                            } else {
+                                Err(lease_lost(&format!("message {offset}")))
+                            }
+                        }))
+                    }
+                    Err(error) => results.extend(leases.iter().map(|_| Err(fault(&error)))),
                 }
-            };
-            tokens.iter().map(extend).collect()
+            }
+            results
         });
         let all_ended =
             |ended: crate::waiters::Ended| tokens.iter().map(|_| Err(ended.fault())).collect();

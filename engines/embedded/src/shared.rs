@@ -138,18 +138,20 @@ impl Shared {
             return Err(ended);
         }
         let now = self.now();
-        let (out, wakes) = {
+        let (out, wakes, wants_write) = {
             let mut log = self.log.lock();
             if self.is_memory() {
                 tick(&mut log, now);
             }
             let out = run(&mut log, now);
-            (out, log.take_wakes())
+            (out, log.take_wakes(), log.wants_write(now))
         };
         self.wake(&wakes);
         match &self.host {
-            Some(host) => host.kick(),
-            None => self.write_inline(now),
+            // Whatever sets a timer that is earlier than the others also writes something.
+            Some(host) if wants_write => host.kick(),
+            None if wants_write => self.write_inline(now),
+            _ => {}
         }
         Ok(out)
     }

@@ -250,10 +250,36 @@ impl EmbeddedFailures {
     fn is_claimable(&self, subscription: &SubscriptionId) -> bool {
         let looked = self.with(subscription, |log, sub, _| {
             let claims = self.shared.claims.lock();
-            let marked = log.redriving(sub, log::FailureId(0), usize::MAX)?;
-            Ok(marked.iter().any(|info| !claims.is_taken(sub, info.id)))
+            let mut any = false;
+            marked(log, sub, |info| {
+                any = !claims.is_taken(sub, info.id);
+                !any
+            })?;
+            Ok(any)
         });
         looked.unwrap_or(false)
+    }
+}
+
+/// Shows the records that are marked for redrive, in order, until `look` has seen enough.
+fn marked(
+    log: &Log,
+    sub: SubId,
+    mut look: impl FnMut(FailureInfo) -> bool,
+) -> Result<(), log::Error> {
+    const PAGE: usize = 256;
+    let mut after = log::FailureId(0);
+    loop {
+        let page = log.redriving(sub, after, PAGE)?;
+        let Some(last) = page.last() else {
+            return Ok(());
+        };
+        after = last.id;
+        for info in page {
+            if !look(info) {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -536,16 +562,14 @@ impl FailureStore for EmbeddedFailures {
             let taken = self.with_home(subscription, |log, sub, _| {
                 let mut claims = self.shared.claims.lock();
                 let mut taken = Vec::new();
-                for info in log.redriving(sub, log::FailureId(0), usize::MAX)? {
-                    if taken.len() >= room {
-                        break;
-                    }
+                marked(log, sub, |info| {
                     let key = info.key.clone().filter(|_| info.parked);
                     if claims.is_free(sub, info.id, key.as_ref(), member) {
                         let generation = claims.take(sub, info.id, key, member);
                         taken.push((info, generation));
                     }
-                }
+                    taken.len() < room
+                })?;
                 Ok(taken)
             })?;
             let mut redriven = Vec::with_capacity(taken.len());
