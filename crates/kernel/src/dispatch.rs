@@ -144,6 +144,15 @@ impl Kernel {
         noted.or(came_back).or(first)
     }
 
+    /// While messages are handled one at a time: none that came back can be handled now.
+    pub(crate) fn may_clear_crashes(&self) -> bool {
+        let watched = |entry: &Entry| {
+            self.resolve(*entry)
+                .is_some_and(|slot| self.messages.at(slot).watched)
+        };
+        !self.crash.is_alone() || (self.running == 0 && !self.ready.iter().any(watched))
+    }
+
     /// It is set aside without a handler.
     fn unfit(&self, slot: Slot) -> bool {
         let message = self.messages.at(slot);

@@ -27,11 +27,11 @@ impl Kernel {
             }
         }
         let (key_parked, skip, key) = (incoming.key_parked, incoming.skip, incoming.key.clone());
-        let message = self.admit_message(incoming);
+        let keyed = key.filter(|_| self.config.policy.ordered);
+        let lane = keyed.map(|key| self.lanes.of(key));
+        let first = lane.is_none_or(|lane| self.lanes.at(lane).messages == 0);
+        let message = self.admit_message(incoming, first);
         self.window.enter(message.size, message.is_redriven());
-        let lane = key
-            .filter(|_| self.config.policy.ordered)
-            .map(|key| self.lanes.of(key));
         if let Some(lane) = lane {
             self.lanes.enter(lane, message.size);
         }
@@ -56,7 +56,7 @@ impl Kernel {
         }
     }
 
-    fn admit_message(&mut self, incoming: Incoming) -> Message {
+    fn admit_message(&mut self, incoming: Incoming, first: bool) -> Message {
         let is_log = matches!(incoming.origin, Origin::Log { .. });
         // A log does not count hand-overs: what was in the handler is among the first that come.
         let first_of_log = is_log
@@ -64,7 +64,10 @@ impl Kernel {
             && self.window.messages < self.config.policy.limits.concurrency.saturating_mul(2);
         let redriven = incoming.origin == Origin::Redrive && self.crash.found_crashes();
         let came_back = incoming.deliveries > 0 || first_of_log || redriven;
-        let watched = !incoming.skip && self.crash.watches(came_back);
+        let watched = !incoming.skip && came_back && self.crash.is_watching();
+        if watched && first {
+            self.crash.watch();
+        }
         let seq = self.messages.next_seq();
         Message {
             slot: incoming.slot,
@@ -90,6 +93,7 @@ impl Kernel {
             retry_at: None,
             recalled: false,
             watched,
+            probation: watched && first,
         }
     }
 

@@ -187,7 +187,9 @@ impl Kernel {
             self.park_staged(lane);
         }
         self.pump_due();
-        if let Some(state) = self.crash.maybe_clear() {
+        if self.may_clear_crashes()
+            && let Some(state) = self.crash.maybe_clear()
+        {
             self.out.push(Output::NoteCrashState(state));
         }
         self.dispatch();
@@ -258,7 +260,7 @@ impl Kernel {
         };
         self.disarm(&message);
         self.window.leave(message.size, message.is_redriven());
-        if message.watched {
+        if message.probation {
             self.crash.unwatch();
         }
         if message.lane.is_none() && message.is_backing_off() {

@@ -224,9 +224,21 @@ impl Kernel {
         gap.until = until;
         let last = ids.last().map_or(0, |(place, _)| *place);
         for (place, message) in ids {
-            if gap.ids.values().all(|(waited, _)| *waited != message) {
-                gap.ids.insert(place, (message, None));
+            // The same message may have been lost twice: the earlier place is its own.
+            let other = gap.ids.iter().find(|(_, (waited, _))| *waited == message);
+            let other = other.map(|(place, (_, back))| (*place, *back));
+            let back = match other {
+                Some((other, _)) if other <= place => continue,
+                Some((other, back)) => {
+                    gap.ids.remove(&other);
+                    back
+                }
+                None => None,
+            };
+            if let Some(slot) = back {
+                self.messages.at_mut(slot).place = place;
             }
+            gap.ids.insert(place, (message, back));
         }
         // ORDER: what waited behind the gap may be before what was lost now.
         for slot in std::mem::take(&mut gap.behind) {

@@ -23,13 +23,11 @@ impl Kernel {
             return;
         };
         message.state = State::Queued;
-        let (id, lane, watched) = (
-            message.id,
-            message.lane,
-            std::mem::take(&mut message.watched),
-        );
+        let (id, lane) = (message.id, message.lane);
+        message.watched = false;
+        let probation = std::mem::take(&mut message.probation);
         self.running -= 1;
-        if watched {
+        if probation {
             self.crash.unwatch();
         }
         self.crash.survived(id);
@@ -89,7 +87,6 @@ impl Kernel {
                 message.state = State::Settling(Settling::Ack);
                 self.stop_extending(slot);
                 self.out.ack(slot);
-                self.crash.progressed();
             }
             Origin::Log { .. } => self.handled_and_settled(slot),
             Origin::Redrive => {

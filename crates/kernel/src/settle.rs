@@ -19,11 +19,18 @@ impl Kernel {
         };
         let (lane, origin) = (message.lane, message.origin);
         let recorded = matches!(settling, Settling::Fail { .. } | Settling::Park);
-        if recorded {
-            match origin {
-                Origin::Log { at, position } => self.position_done(at, position),
-                _ => self.crash.progressed(),
-            }
+        let ended = match settling {
+            Settling::Ack | Settling::FinishRedrive { back: false } => true,
+            Settling::Fail { .. } => message.failures > 0,
+            _ => false,
+        };
+        if ended && !matches!(origin, Origin::Log { .. }) {
+            self.crash.progressed();
+        }
+        if let Origin::Log { at, position } = origin
+            && recorded
+        {
+            self.position_done(at, position);
         }
         if let Some(lane) = lane {
             self.settled_in_lane(lane, slot, settling);

@@ -1,10 +1,11 @@
 //! Crash loops: a message that kills the process is found by handling one message at a time, and set aside.
 //!
 //! The rules. Before the first dispatch of an owner, `crashes + 1` is stored; after progress, 0; after a clean stop without progress, what was
-//! there. *Progress* is: a handler ended, and every message that came back from an earlier owner (`deliveries > 0`) has had its handler
-//! end once; on a log source: the watermark moved. So a poison message among good ones still counts up. From three crashes on
-//! messages are handled alone, those that came back first, each with its id stored as a suspect before; one that comes with two deaths is
-//! not dispatched again but fails as `CrashLoop`. When all that came back have passed, things go on as ever.
+//! there. *Progress* is: an acknowledgement was stored (on a log: a commit that moves the watermark), and every message that came back from
+//! an earlier owner (`deliveries > 0`) as the first of its key has had its handler end once (what came behind it was in no handler). So a poison
+//! message among good ones still counts up. From three crashes on messages are handled alone, those that came back first, each
+//! with its id stored as a suspect before; one that comes with two deaths is not dispatched again but fails as `CrashLoop`. When none
+//! that came back is left that can be handled now, things go on as ever.
 
 use postrider_core::failure::CrashState;
 use postrider_core::id::MessageId;
@@ -32,6 +33,8 @@ pub(crate) struct CrashGuard {
     started: bool,
     alone: bool,
     suspects: Vec<(MessageId, u32)>,
+    /// Suspects that came with as many deaths as it takes.
+    condemned: Vec<MessageId>,
     /// The message that is noted as being alone in the handler.
     chosen: Option<MessageId>,
     /// Notes that are not stored yet.
@@ -51,6 +54,7 @@ impl CrashGuard {
             started: false,
             alone: false,
             suspects: Vec::new(),
+            condemned: Vec::new(),
             chosen: None,
             pending: 0,
             probation: 0,
@@ -64,6 +68,11 @@ impl CrashGuard {
         self.stored = state.crashes;
         self.suspects = state.suspects;
         self.suspects.truncate(SUSPECTS_MAX);
+        let condemned = self
+            .suspects
+            .iter()
+            .filter(|(_, deaths)| *deaths >= SUSPECT_DEATHS_MAX);
+        self.condemned = condemned.map(|(id, _)| *id).collect();
         self.alone = self.enabled && state.crashes >= CRASHES_BEFORE_SUSPICION;
     }
 
@@ -72,11 +81,14 @@ impl CrashGuard {
         self.alone
     }
 
-    /// Whether a message that came in is to be watched until its handler has ended once.
-    pub(crate) fn watches(&mut self, came_back: bool) -> bool {
-        let watch = self.enabled && came_back && (!self.started || self.stored > 0);
-        self.probation += u32::from(watch);
-        watch
+    /// Whether messages that came back are to be watched.
+    pub(crate) const fn is_watching(&self) -> bool {
+        self.enabled && (!self.started || self.stored > 0)
+    }
+
+    /// A message came back that may have been in a handler when its last owner died.
+    pub(crate) fn watch(&mut self) {
+        self.probation += 1;
     }
 
     /// A watched message ended its handler, or is gone.
@@ -92,11 +104,7 @@ impl CrashGuard {
 
     /// It killed the process often enough.
     pub(crate) fn is_condemned(&self, id: MessageId) -> bool {
-        self.enabled
-            && self
-                .suspects
-                .iter()
-                .any(|(s, deaths)| *s == id && *deaths >= SUSPECT_DEATHS_MAX)
+        self.enabled && self.condemned.contains(&id)
     }
 
     pub(crate) fn admit(&mut self, id: MessageId) -> Admission {
@@ -160,22 +168,22 @@ impl CrashGuard {
 
     /// See the rules above.
     pub(crate) fn progressed(&mut self) {
-        self.progress |= self.started;
+        self.progress |= self.started && self.pending == 0;
     }
 
     /// The note that ends the watch, once all is well.
     pub(crate) fn maybe_clear(&mut self) -> Option<CrashState> {
-        let over = self.probation == 0
-            && if self.alone {
-                self.passed > 0 && self.chosen.is_none()
-            } else {
-                self.progress
-            };
+        let over = if self.alone {
+            self.passed > 0 && self.chosen.is_none()
+        } else {
+            self.probation == 0 && self.progress
+        };
         if !self.enabled || !over || self.stored == 0 || (!self.started && self.passed == 0) {
             return None;
         }
         self.alone = false;
-        self.progress = true;
+        self.found = 0;
+        self.progress |= self.started;
         Some(self.note(0))
     }
 
@@ -220,5 +228,6 @@ impl CrashGuard {
 
     fn acquit(&mut self, id: MessageId) {
         self.suspects.retain(|(s, _)| *s != id);
+        self.condemned.retain(|s| *s != id);
     }
 }

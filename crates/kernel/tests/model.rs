@@ -42,11 +42,37 @@ fn order_per_key_holds_for_many_seeds() {
             .ok()
             .map(|s: String| s.parse::<u64>().unwrap())
     };
-    let seeds = number("KERNEL_SEED").map_or(0..150, |seed| seed..seed + 1);
+    let seeds = number("KERNEL_SEED").map_or(0..60, |seed| seed..seed + 1);
     let steps = number("KERNEL_STEPS").map_or(1500, |steps| steps as u32);
     for seed in seeds {
         for shape in [Shape::Log, Shape::Lease] {
             live(shape, seed, steps);
         }
+    }
+}
+
+#[test]
+fn a_message_that_kills_the_process_is_found_and_set_aside() {
+    for seed in 0..40 {
+        for shape in [Shape::Log, Shape::Lease] {
+            let mut world = World::new(shape, seed);
+            world.fill(60);
+            println!("{shape:?} seed {seed}");
+            world.survive_poison((2, 3));
+            // Three crashes until it is suspected, two alone, and a few while it shared the handlers with others that made progress.
+            assert!(world.deaths <= 16, "{} deaths", world.deaths);
+        }
+    }
+}
+
+#[test]
+fn the_same_inputs_give_the_same_outputs() {
+    for shape in [Shape::Log, Shape::Lease] {
+        let said = || {
+            let mut world = World::new(shape, 3);
+            (0..2000).for_each(|_| world.step());
+            world.said
+        };
+        assert_eq!(said(), said());
     }
 }

@@ -1,6 +1,7 @@
 //! An engine, a failure store, handlers and a clock, all random from one seed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -85,6 +86,14 @@ pub(crate) struct World {
     // What handlers did.
     done: BTreeMap<u8, BTreeSet<u32>>,
     calm: bool,
+    /// A crash state was stored by this process.
+    noted: bool,
+    /// The message that kills the process, and how often it did.
+    pub(crate) poison: Option<Name>,
+    pub(crate) deaths: u32,
+    dead: bool,
+    /// A hash of all outputs.
+    pub(crate) said: u64,
 }
 
 fn config(shape: Shape) -> Config {
@@ -143,6 +152,11 @@ impl World {
             drained: false,
             done: BTreeMap::new(),
             calm: false,
+            noted: false,
+            poison: None,
+            deaths: 0,
+            dead: false,
+            said: 0,
         };
         world.start();
         world
@@ -152,6 +166,7 @@ impl World {
     fn start(&mut self) {
         let seed = self.rng.next_u64();
         self.kernel = Kernel::new(config(self.shape), seed);
+        (self.noted, self.dead) = (false, false);
         for at in self.at.values_mut() {
             if matches!(at, At::Held(_)) {
                 *at = At::Engine;
@@ -485,6 +500,7 @@ impl World {
             }
             Output::NoteCrashState(state) => {
                 self.crash = state;
+                self.noted = true;
                 self.give(Input::CrashStateNoted);
             }
             Output::Revoked { at } => {
@@ -654,7 +670,7 @@ impl World {
             Input::Extended { slots, .. } => slots.is_empty(),
             _ => false,
         };
-        if empty || self.drained {
+        if empty || self.drained || self.dead {
             return;
         }
         self.tell(|world| match &input {
@@ -699,9 +715,16 @@ impl World {
     }
 
     fn take(&mut self, output: Output) {
+        let mut hasher = std::hash::DefaultHasher::new();
+        (self.said, format!("{output:?}")).hash(&mut hasher);
+        self.said = hasher.finish();
         match output {
             Output::Dispatch { slot, attempt } => {
                 assert!(attempt > 0);
+                assert!(
+                    self.noted,
+                    "nothing is dispatched before the crash count is stored"
+                );
                 let name = self.hands[&slot].name;
                 let (key, n) = name;
                 let together = self.running.iter().find(|s| self.hands[s].name.0 == key);
@@ -718,6 +741,7 @@ impl World {
                     "nothing is dispatched while paused or draining"
                 );
                 self.running.insert(slot);
+                self.dead |= self.poison == Some(name);
             }
             Output::Cancel(slot) => {
                 self.cancelled.insert(slot);
@@ -747,6 +771,40 @@ impl World {
             Output::Stopped { .. } => panic!("no policy asks for it"),
             op => self.ops.push_back(op),
         }
+    }
+
+    /// Works without faults but for the poison: until it is set aside, and all other keys are handled.
+    pub(crate) fn survive_poison(&mut self, poison: Name) {
+        (self.poison, self.calm) = (Some(poison), true);
+        for _ in 0..20_000 {
+            if self.dead {
+                self.deaths += 1;
+                self.start();
+            }
+            self.hand_out();
+            self.deliver();
+            self.finish_one();
+            self.apply_one();
+            self.advance();
+            let stored = self
+                .records
+                .get(&poison.0)
+                .is_some_and(|r| r.iter().any(|r| r.name == poison));
+            let others_left = self.missing().iter().any(|name| name.0 != poison.0);
+            if stored && !others_left && self.hands.is_empty() {
+                return;
+            }
+        }
+        panic!(
+            "the poison is not set aside after {} deaths: {:?}",
+            self.deaths,
+            self.missing()
+        );
+    }
+
+    /// Messages of all keys.
+    pub(crate) fn fill(&mut self, count: u32) {
+        (0..count).for_each(|_| self.produce());
     }
 
     fn check_bounds(&self) {
