@@ -1,0 +1,14 @@
+//! Where the orders come from: a CSV, or the seed.
+
+mod made_up;
+mod reader;
+mod row;
+mod scan;
+
+pub use made_up::made_up;
+pub use reader::{OrderFile, Row};
+pub use row::Order;
+pub use scan::{Scan, scan, spool};
+
+#[cfg(test)]
+mod tests;
