@@ -79,10 +79,7 @@ impl Error {
 
     /// The same error with what lies underneath, which also becomes its reason.
     #[must_use]
-    pub fn because(
-        mut self,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
+    pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let source = source.into();
         if self.why.is_none() {
             self.why = Some(source.to_string());

@@ -6,7 +6,6 @@
 //!
 //! **Is not**: part of the framework. Everything here is written against the `postrider` crate as any user would write it.
 
-
 pub mod error;
 pub mod faults;
 pub mod input;
@@ -17,3 +16,6 @@ pub mod seed;
 
 pub use error::{Error, Result};
 pub use options::{Options, OrderSource};
+pub mod screen;
+pub mod services;
+pub mod sheet;

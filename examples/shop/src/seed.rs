@@ -72,9 +72,18 @@ mod tests {
         for n in 0..20_000 {
             count[fate(7, &format!("o-{n}")) as usize] += 1;
         }
-        assert!((450..750).contains(&count[Fate::OutOfStock as usize]), "{count:?}");
-        assert!((450..750).contains(&count[Fate::Declined as usize]), "{count:?}");
-        assert!((120..290).contains(&count[Fate::CancelledFirst as usize]), "{count:?}");
+        assert!(
+            (450..750).contains(&count[Fate::OutOfStock as usize]),
+            "{count:?}"
+        );
+        assert!(
+            (450..750).contains(&count[Fate::Declined as usize]),
+            "{count:?}"
+        );
+        assert!(
+            (120..290).contains(&count[Fate::CancelledFirst as usize]),
+            "{count:?}"
+        );
         let differs = (0..2000).any(|n| fate(1, &n.to_string()) != fate(2, &n.to_string()));
         assert!(differs);
     }

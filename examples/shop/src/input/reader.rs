@@ -56,13 +56,23 @@ impl<R: Read> OrderFile<R> {
             .flexible(true)
             .from_reader(Plain::new(input));
         let mut header = ByteRecord::new();
-        let found = csv.read_byte_record(&mut header).map_err(|e| unreadable(&name, e))?;
+        let found = csv
+            .read_byte_record(&mut header)
+            .map_err(|e| unreadable(&name, e))?;
         if !found {
-            return Err(Error::new(CSV_COLUMN, format!("{name} is empty: it has no header")));
+            return Err(Error::new(
+                CSV_COLUMN,
+                format!("{name} is empty: it has no header"),
+            ));
         }
-        if header.iter().any(|h| h.contains(&0) || std::str::from_utf8(h).is_err()) {
-            return Err(Error::new(CSV_UNREADABLE, format!("{name} is not a text file"))
-                .why("its first line is not UTF-8"));
+        if header
+            .iter()
+            .any(|h| h.contains(&0) || std::str::from_utf8(h).is_err())
+        {
+            return Err(
+                Error::new(CSV_UNREADABLE, format!("{name} is not a text file"))
+                    .why("its first line is not UTF-8"),
+            );
         }
         let mut columns = [0; 5];
         for (column, wanted) in columns.iter_mut().zip(COLUMNS) {
@@ -92,7 +102,12 @@ impl<R: Read> OrderFile<R> {
             return Ok(None);
         }
         // The reader's own start of a record lies before the blank lines that it skips; its end is exact.
-        let breaks = self.record.as_slice().iter().filter(|b| **b == b'\n').count() as u64;
+        let breaks = self
+            .record
+            .as_slice()
+            .iter()
+            .filter(|b| **b == b'\n')
+            .count() as u64;
         let line = self.csv.position().line().saturating_sub(1 + breaks);
         Ok(Some(Row {
             line,
@@ -126,7 +141,11 @@ fn unreadable(name: &str, error: csv::Error) -> Error {
 }
 
 fn missing(name: &str, column: &str, header: &ByteRecord) -> Error {
-    let has: Vec<_> = header.iter().take(12).map(String::from_utf8_lossy).collect();
+    let has: Vec<_> = header
+        .iter()
+        .take(12)
+        .map(String::from_utf8_lossy)
+        .collect();
     Error::new(CSV_COLUMN, format!("{name} lacks the column {column}"))
         .why(format!("its header is {}", has.join(",")))
 }

@@ -95,14 +95,14 @@ fn quantity(text: &str) -> Result<u32, Cow<'static, str>> {
     text.parse::<u32>()
         .ok()
         .filter(|n| digits && (1..=QUANTITY_MAX).contains(n))
-        .ok_or(Cow::Borrowed("quantity is not a whole number from 1 to 10000"))
+        .ok_or(Cow::Borrowed(
+            "quantity is not a whole number from 1 to 10000",
+        ))
 }
 
 /// Cents, exactly: no floating point touches money.
 fn cents(text: &str) -> Result<u64, Cow<'static, str>> {
-    let wrong = Cow::Borrowed(
-        "amount is not a decimal from 0 to 1000000 with at most two places",
-    );
+    let wrong = Cow::Borrowed("amount is not a decimal from 0 to 1000000 with at most two places");
     let (whole, places) = text.split_once('.').unwrap_or((text, "00"));
     let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
     if !digits(whole) || !digits(places) || places.len() > 2 {

@@ -81,9 +81,12 @@ pub fn spool(mut input: impl Read, to: &Path) -> Result<u64> {
             Ok(0) => break,
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(Error::new(CSV_UNREADABLE, "cannot read standard input").because(e)),
+            Err(e) => {
+                return Err(Error::new(CSV_UNREADABLE, "cannot read standard input").because(e));
+            }
         };
-        file.write_all(buffer.get(..n).unwrap_or_default()).map_err(failed)?;
+        file.write_all(buffer.get(..n).unwrap_or_default())
+            .map_err(failed)?;
         total += n as u64;
     }
     file.sync_all().map_err(failed)?;
@@ -100,7 +103,9 @@ pub(crate) fn publish(temporary: &Path, to: &Path) -> Result<()> {
     let failed = |e| Error::io("write", to, e);
     fs::rename(temporary, to).map_err(failed)?;
     if let Some(parent) = to.parent() {
-        File::open(parent).and_then(|d| d.sync_all()).map_err(failed)?;
+        File::open(parent)
+            .and_then(|d| d.sync_all())
+            .map_err(failed)?;
     }
     Ok(())
 }
@@ -114,7 +119,8 @@ fn short_hash(id: &str) -> [u8; 16] {
 }
 
 fn sha256_of(path: &Path) -> Result<String> {
-    let failed = |e| Error::new(CSV_UNREADABLE, format!("cannot read {}", path.display())).because(e);
+    let failed =
+        |e| Error::new(CSV_UNREADABLE, format!("cannot read {}", path.display())).because(e);
     let mut file = File::open(path).map_err(failed)?;
     let mut hash = Sha256::new();
     let mut buffer = [0_u8; 64 * 1024];

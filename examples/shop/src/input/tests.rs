@@ -40,7 +40,18 @@ fn an_amount_is_exact_cents() {
         assert_eq!(cents_of(amount), Some(cents), "{amount:?}");
     }
     for amount in [
-        "", "-1", "+1", "1e3", "1.234", "1.", ".5", "1000000.01", "1,5", "NaN", "0x10", "１",
+        "",
+        "-1",
+        "+1",
+        "1e3",
+        "1.234",
+        "1.",
+        ".5",
+        "1000000.01",
+        "1,5",
+        "NaN",
+        "0x10",
+        "１",
         "99999999999999999999999",
     ] {
         assert_eq!(cents_of(&format!("\"{amount}\"")), None, "{amount:?}");
@@ -49,7 +60,11 @@ fn an_amount_is_exact_cents() {
 
 #[test]
 fn a_quantity_is_a_whole_number_within_its_bounds() {
-    let ok = |q: &str| rows(format!("{HEADER}a,c,2026-01-01,{q},1\n").as_bytes())[0].1.is_ok();
+    let ok = |q: &str| {
+        rows(format!("{HEADER}a,c,2026-01-01,{q},1\n").as_bytes())[0]
+            .1
+            .is_ok()
+    };
     for q in ["1", "10000", "007"] {
         assert!(ok(q), "{q}");
     }
@@ -60,7 +75,11 @@ fn a_quantity_is_a_whole_number_within_its_bounds() {
 
 #[test]
 fn a_time_is_a_date_or_rfc_3339() {
-    let ok = |t: &str| rows(format!("{HEADER}a,c,{t},1,1\n").as_bytes())[0].1.is_ok();
+    let ok = |t: &str| {
+        rows(format!("{HEADER}a,c,{t},1,1\n").as_bytes())[0]
+            .1
+            .is_ok()
+    };
     for t in [
         "2026-02-28",
         "2024-02-29",
@@ -70,14 +89,25 @@ fn a_time_is_a_date_or_rfc_3339() {
     ] {
         assert!(ok(t), "{t}");
     }
-    for t in ["", "yesterday", "2026-02-29", "2026-13-01", "2026-01-31T23:59:59", "31.01.2026", "20260131"] {
+    for t in [
+        "",
+        "yesterday",
+        "2026-02-29",
+        "2026-13-01",
+        "2026-01-31T23:59:59",
+        "31.01.2026",
+        "20260131",
+    ] {
         assert!(!ok(t), "{t}");
     }
 }
 
 #[test]
 fn ids_are_not_empty() {
-    let all = rows(format!("{HEADER},c,2026-01-01,1,1\na,,2026-01-01,1,1\n\" \",c,2026-01-01,1,1\n").as_bytes());
+    let all = rows(
+        format!("{HEADER},c,2026-01-01,1,1\na,,2026-01-01,1,1\n\" \",c,2026-01-01,1,1\n")
+            .as_bytes(),
+    );
     assert!(all.iter().all(|(_, o)| o.is_err()), "{all:?}");
 }
 
@@ -91,9 +121,15 @@ fn bom_crlf_quotes_further_columns_and_any_order_are_read() {
     let all = rows(csv.as_bytes());
     assert_eq!(all.len(), 3);
     let first = all[0].1.as_ref().unwrap();
-    assert_eq!((first.order_id.as_str(), first.quantity, first.cents), ("o,1", 3, 1250));
+    assert_eq!(
+        (first.order_id.as_str(), first.quantity, first.cents),
+        ("o,1", 3, 1250)
+    );
     assert_eq!(all[0].0, 2);
-    assert_eq!(all[1].0, 5, "the line after a row of two lines and a blank one");
+    assert_eq!(
+        all[1].0, 5,
+        "the line after a row of two lines and a blank one"
+    );
     assert!(all[1].1.is_err());
     assert_eq!(all[2].0, 6, "the last line needs no line break");
     assert!(all[2].1.is_ok());
@@ -124,7 +160,13 @@ fn a_file_without_header_or_column_has_its_code() {
 fn a_file_that_cannot_be_read_has_its_code() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(OrderFile::open(dir.path()).err().unwrap().code, 1702);
-    assert_eq!(OrderFile::open(&dir.path().join("none")).err().unwrap().code, 1702);
+    assert_eq!(
+        OrderFile::open(&dir.path().join("none"))
+            .err()
+            .unwrap()
+            .code,
+        1702
+    );
 }
 
 #[test]
@@ -136,13 +178,19 @@ fn accepted_rejected_and_repeated_add_up_to_rows() {
     let body = "a,c,2026-01-01,2,1\nb,c,2026-01-01,1,x\na,c,2026-01-01,9,1\nb,c,2026-01-01,5,1\n,c,2026-01-01,5,1\n";
     std::fs::write(&orders, format!("{HEADER}{body}")).unwrap();
     let scan = scan(&orders, 1, &rejected).unwrap();
-    assert_eq!((scan.rows, scan.accepted, scan.rejected, scan.repeated), (5, 2, 2, 1));
+    assert_eq!(
+        (scan.rows, scan.accepted, scan.rejected, scan.repeated),
+        (5, 2, 2, 1)
+    );
     let wanted: u64 = scan.wanted.iter().sum();
     assert!(wanted <= 7, "the repeated row asks for nothing");
     let text = std::fs::read_to_string(&rejected).unwrap();
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines[0], "line,reason");
-    assert!(lines[1].starts_with("3,") && lines[2].starts_with("6,"), "{text}");
+    assert!(
+        lines[1].starts_with("3,") && lines[2].starts_with("6,"),
+        "{text}"
+    );
     assert_eq!(lines.len(), 3);
 }
 

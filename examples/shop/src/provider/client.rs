@@ -62,7 +62,8 @@ impl Client {
     /// # Errors
     /// No answer; it may have been executed. Call again.
     pub async fn charge(&self, order: &str, cents: u64) -> Result<Answer, CallError> {
-        self.call(Op::Charge, format!("charge:{order}"), order, cents).await
+        self.call(Op::Charge, format!("charge:{order}"), order, cents)
+            .await
     }
 
     /// Refunds the order: idempotent by `refund:{order}`.
@@ -70,7 +71,8 @@ impl Client {
     /// # Errors
     /// As [`Client::charge`].
     pub async fn refund(&self, order: &str, cents: u64) -> Result<Answer, CallError> {
-        self.call(Op::Refund, format!("refund:{order}"), order, cents).await
+        self.call(Op::Refund, format!("refund:{order}"), order, cents)
+            .await
     }
 
     async fn call(
@@ -80,7 +82,9 @@ impl Client {
         order: &str,
         cents: u64,
     ) -> Result<Answer, CallError> {
-        let id = self.next_id.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let id = self
+            .next_id
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let request = Request {
             id,
             op,

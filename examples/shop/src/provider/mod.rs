@@ -6,6 +6,7 @@ mod client;
 mod server;
 mod wire;
 
+pub(crate) use book::read_entries;
 pub use book::{Book, Totals};
 pub use client::{CallError, Client};
 pub use server::Server;

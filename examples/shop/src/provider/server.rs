@@ -134,7 +134,9 @@ fn keep_book(mut book: Book, mut queue: mpsc::Receiver<Job>, totals: &watch::Sen
             requests.push(request);
             waiting.push(answer);
         }
-        let at = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+        let at = OffsetDateTime::now_utc()
+            .format(&Rfc3339)
+            .unwrap_or_default();
         match book.execute(&requests, &at) {
             Ok(answers) => {
                 totals.send_replace(book.totals());
@@ -226,7 +228,12 @@ impl Shared {
             return Answer::Declined;
         }
         let lose = may_refuse
-            && seed::happens(self.seed, "lost answer", &chance, rates.provider_lost_answer);
+            && seed::happens(
+                self.seed,
+                "lost answer",
+                &chance,
+                rates.provider_lost_answer,
+            );
         let key = lose.then(|| request.key.clone());
         let (answer, answered) = oneshot::channel();
         if self.book.send((request, answer)).await.is_err() {

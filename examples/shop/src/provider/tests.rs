@@ -24,7 +24,10 @@ fn request(op: Op, order: &str, cents: u64) -> Request {
 }
 
 fn order_with(fate: Fate) -> String {
-    (0..).map(|n| format!("o-{n}")).find(|id| seed::fate(1, id) == fate).unwrap()
+    (0..)
+        .map(|n| format!("o-{n}"))
+        .find(|id| seed::fate(1, id) == fate)
+        .unwrap()
 }
 
 #[test]
@@ -33,12 +36,22 @@ fn a_known_key_moves_nothing_also_after_a_restart() {
     let path = dir.path().join("provider.jsonl");
     let mut book = Book::open(&path).unwrap();
     let two = [request(Op::Charge, "a", 500), request(Op::Charge, "a", 500)];
-    assert_eq!(book.execute(&two, "t").unwrap(), [Answer::Done, Answer::Replayed]);
+    assert_eq!(
+        book.execute(&two, "t").unwrap(),
+        [Answer::Done, Answer::Replayed]
+    );
     drop(book);
     let mut book = Book::open(&path).unwrap();
     assert_eq!(book.execute(&two[..1], "t").unwrap(), [Answer::Replayed]);
-    assert_eq!(book.execute(&[request(Op::Refund, "a", 500)], "t").unwrap(), [Answer::Done]);
-    let totals = Totals { charged: 500, refunded: 500, replays: 2 };
+    assert_eq!(
+        book.execute(&[request(Op::Refund, "a", 500)], "t").unwrap(),
+        [Answer::Done]
+    );
+    let totals = Totals {
+        charged: 500,
+        refunded: 500,
+        replays: 2,
+    };
     assert_eq!(book.totals(), totals);
     assert_eq!(Book::open(&path).unwrap().totals(), totals);
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 4);
@@ -52,8 +65,14 @@ fn what_makes_no_sense_is_refused_and_leaves_no_line() {
     let refund = [request(Op::Refund, "a", 500)];
     assert_eq!(book.execute(&refund, "t").unwrap(), [Answer::Refused]);
     book.execute(&[request(Op::Charge, "a", 500)], "t").unwrap();
-    assert_eq!(book.execute(&[request(Op::Charge, "a", 501)], "t").unwrap(), [Answer::Refused]);
-    assert_eq!(book.execute(&[request(Op::Refund, "a", 400)], "t").unwrap(), [Answer::Refused]);
+    assert_eq!(
+        book.execute(&[request(Op::Charge, "a", 501)], "t").unwrap(),
+        [Answer::Refused]
+    );
+    assert_eq!(
+        book.execute(&[request(Op::Refund, "a", 400)], "t").unwrap(),
+        [Answer::Refused]
+    );
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
 }
 
@@ -62,7 +81,8 @@ fn the_fields_of_a_line_are_the_documented_ones() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("provider.jsonl");
     let mut book = Book::open(&path).unwrap();
-    book.execute(&[request(Op::Charge, "a\"\n", 500)], "2026-01-01T00:00:00Z").unwrap();
+    book.execute(&[request(Op::Charge, "a\"\n", 500)], "2026-01-01T00:00:00Z")
+        .unwrap();
     assert_eq!(
         fs::read_to_string(&path).unwrap(),
         "{\"op\":\"charge\",\"key\":\"charge:a\\\"\\n\",\"order\":\"a\\\"\\n\",\"cents\":500,\"replayed\":false,\"at\":\"2026-01-01T00:00:00Z\"}\n"
@@ -83,7 +103,10 @@ fn a_torn_last_line_is_cut_at_every_byte() {
         let mut book = Book::open(&path).unwrap();
         assert_eq!(book.totals().charged, 1, "cut at {end}");
         assert_eq!(fs::read(&path).unwrap(), first);
-        assert_eq!(book.execute(&[request(Op::Charge, "b", 2)], "t").unwrap(), [Answer::Done]);
+        assert_eq!(
+            book.execute(&[request(Op::Charge, "b", 2)], "t").unwrap(),
+            [Answer::Done]
+        );
         assert_eq!(fs::read(&path).unwrap(), both);
     }
 }
@@ -95,7 +118,10 @@ fn damage_before_the_last_line_is_refused_and_left_as_it_is() {
     let mut book = Book::open(&path).unwrap();
     book.execute(&[request(Op::Charge, "a", 1)], "t").unwrap();
     let mut bytes = fs::read(&path).unwrap();
-    fs::File::create(&path).unwrap().write_all(b"{\"op\":\n").unwrap();
+    fs::File::create(&path)
+        .unwrap()
+        .write_all(b"{\"op\":\n")
+        .unwrap();
     let mut damaged = fs::read(&path).unwrap();
     damaged.append(&mut bytes);
     fs::write(&path, &damaged).unwrap();
@@ -113,14 +139,24 @@ async fn many_requests_share_one_connection_and_declines_leave_no_line() {
         let client = client.clone();
         calls.push(tokio::spawn(async move {
             let order = format!("o-{n}");
-            (seed::fate(1, &order), client.charge(&order, 100).await.unwrap())
+            (
+                seed::fate(1, &order),
+                client.charge(&order, 100).await.unwrap(),
+            )
         }));
     }
     let mut executed = 0;
     for call in calls {
         let (fate, answer) = call.await.unwrap();
         let declined = fate == Fate::Declined;
-        assert_eq!(answer, if declined { Answer::Declined } else { Answer::Done });
+        assert_eq!(
+            answer,
+            if declined {
+                Answer::Declined
+            } else {
+                Answer::Done
+            }
+        );
         executed += u64::from(!declined);
     }
     assert_eq!(server.totals().charged, 100 * executed);
@@ -138,7 +174,10 @@ async fn a_client_is_answered_again_by_the_next_provider() {
     // The file is what the next one knows; the connection of the first lives on in its task.
     let fresh = Client::new(server.socket().to_owned());
     drop(server);
-    assert!(matches!(fresh.charge(&order, 5).await, Err(CallError::Unreachable(_))));
+    assert!(matches!(
+        fresh.charge(&order, 5).await,
+        Err(CallError::Unreachable(_))
+    ));
     let _next = Server::start(dir.path(), 1, Dial::new(Level::None)).unwrap();
     assert_eq!(fresh.charge(&order, 5).await.unwrap(), Answer::Replayed);
 }

@@ -1,0 +1,3 @@
+//! The six services.
+
+pub mod schema;
