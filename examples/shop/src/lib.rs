@@ -19,3 +19,7 @@ pub use options::{Options, OrderSource};
 pub mod screen;
 pub mod services;
 pub mod sheet;
+mod admin;
+pub mod child;
+pub mod messages;
+pub mod supervisor;

@@ -114,6 +114,8 @@ pub struct Progress {
     pub failures: u64,
     /// Failure records by group: subscription, text, how many.
     pub failure_groups: Vec<(String, String, u64)>,
+    /// Keys of the failure records, as far as they are orders that have not ended: only while some have not.
+    pub set_aside: Vec<String>,
     /// Subscriptions that are paused.
     pub paused: Vec<String>,
 }
