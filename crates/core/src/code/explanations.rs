@@ -188,6 +188,12 @@ codes! {
     DEMO_OTHER_INPUT = 1705, "the directory belongs to a run with other settings",
         "orders placed under one seed or input cannot be balanced under another",
         "use the same command again, or another --data directory";
+    DEMO_OWN_FILE = 1706, "a file of the demo's directory cannot be read or written",
+        "it is damaged where it was once durable, or the operating system refused",
+        "mend what the message names, or name another --data directory";
+    DEMO_SERVICES_DOWN = 1707, "the demo's services cannot be kept running",
+        "they ended by themselves, again and again",
+        "read the end of services.log in the demo's directory";
 }
 
 #[cfg(test)]
