@@ -39,14 +39,18 @@ pub use durations::{hours, millis, mins, secs};
 
 pub use postrider_core::capability::{Capability, Durability};
 pub use postrider_core::clock::{Clock, Entropy, Timestamp};
-pub use postrider_core::code::Code;
+pub use postrider_core::code::{Code, Explanation, all as codes};
+pub use postrider_core::codec::CodecError;
 pub use postrider_core::engine::{Cancel, Engine, Receipt, Scheduled};
+pub use postrider_core::envelope::{Envelope, Outgoing};
 pub use postrider_core::fault::{Dependency, HandlerError, ToOutcome};
 pub use postrider_core::id::MessageId;
 pub use postrider_core::message::{Command, Event, Key, Message};
+pub use postrider_core::name::DestinationKind;
 pub use postrider_core::policy::Retry;
 pub use postrider_core::source::SeekTo;
 pub use postrider_core::store::{Store, TxStore};
+pub use postrider_core::text::Text;
 pub use postrider_core::topology::ProvisionMode;
 pub use postrider_macros::{Fault, Message};
 #[doc(inline)]
