@@ -46,7 +46,7 @@ pub use postrider_core::envelope::{Envelope, Outgoing};
 pub use postrider_core::fault::{Dependency, HandlerError, ToOutcome};
 pub use postrider_core::id::MessageId;
 pub use postrider_core::message::{Command, Event, Key, Message};
-pub use postrider_core::name::DestinationKind;
+pub use postrider_core::name::{DestinationKind, SubscriptionId};
 pub use postrider_core::policy::Retry;
 pub use postrider_core::source::SeekTo;
 pub use postrider_core::store::{Store, TxStore};
