@@ -22,14 +22,14 @@ const SOCKET_PATH_BYTES_MAX: usize = 100;
 
 /// The admin API of a running engine directory.
 #[derive(Clone, Debug)]
-pub struct Admin {
+pub(crate) struct Admin {
     dir: PathBuf,
 }
 
 impl Admin {
     /// The admin API of this engine directory.
     #[must_use]
-    pub const fn of(dir: PathBuf) -> Self {
+    pub(crate) const fn of(dir: PathBuf) -> Self {
         Self { dir }
     }
 
@@ -37,40 +37,56 @@ impl Admin {
     ///
     /// # Errors
     /// `PR-1601`: nobody answers; or what the API says.
-    pub async fn pause(&self, subscription: &str) -> Result<()> {
-        self.call(Method::POST, &format!("/v1/subscriptions/{subscription}/pause"), json!({}))
-            .await
-            .map(drop)
+    pub(crate) async fn pause(&self, subscription: &str) -> Result<()> {
+        self.call(
+            Method::POST,
+            &format!("/v1/subscriptions/{subscription}/pause"),
+            json!({}),
+        )
+        .await
+        .map(drop)
     }
 
     /// Lets a paused subscription go on.
     ///
     /// # Errors
     /// As [`Admin::pause`].
-    pub async fn resume(&self, subscription: &str) -> Result<()> {
-        self.call(Method::POST, &format!("/v1/subscriptions/{subscription}/resume"), json!({}))
-            .await
-            .map(drop)
+    pub(crate) async fn resume(&self, subscription: &str) -> Result<()> {
+        self.call(
+            Method::POST,
+            &format!("/v1/subscriptions/{subscription}/resume"),
+            json!({}),
+        )
+        .await
+        .map(drop)
     }
 
     /// Hands all failures of a subscription back to its handler.
     ///
     /// # Errors
     /// As [`Admin::pause`].
-    pub async fn redrive_all(&self, subscription: &str) -> Result<()> {
+    pub(crate) async fn redrive_all(&self, subscription: &str) -> Result<()> {
         let body = json!({ "all": true, "reason": "asked for in the demo", "by": "demo" });
-        self.call(Method::POST, &format!("/v1/subscriptions/{subscription}/redrive"), body)
-            .await
-            .map(drop)
+        self.call(
+            Method::POST,
+            &format!("/v1/subscriptions/{subscription}/redrive"),
+            body,
+        )
+        .await
+        .map(drop)
     }
 
     async fn call(&self, method: Method, path: &str, body: Value) -> Result<Value> {
-        let failed = |e: String| Error::new(ADMIN_NOT_RUNNING, "the admin API does not answer").why(e);
+        let failed =
+            |e: String| Error::new(ADMIN_NOT_RUNNING, "the admin API does not answer").why(e);
         let exchange = async {
-            let stream = connect(&self.dir).await.map_err(|e| failed(e.to_string()))?;
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            let stream = connect(&self.dir)
                 .await
                 .map_err(|e| failed(e.to_string()))?;
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                    .await
+                    .map_err(|e| failed(e.to_string()))?;
             let driver = tokio::spawn(connection);
             let request = Request::builder()
                 .method(method)
@@ -79,7 +95,10 @@ impl Admin {
                 .header("content-type", "application/json")
                 .body(Full::new(Bytes::from(body.to_string())))
                 .map_err(|e| failed(e.to_string()))?;
-            let response = sender.send_request(request).await.map_err(|e| failed(e.to_string()))?;
+            let response = sender
+                .send_request(request)
+                .await
+                .map_err(|e| failed(e.to_string()))?;
             let status = response.status();
             let bytes = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
                 .collect()
@@ -101,7 +120,11 @@ fn answer(status: StatusCode, body: &[u8]) -> Result<Value> {
         return Ok(value);
     }
     let said = value.to_string().chars().take(300).collect::<String>();
-    Err(Error::new(ADMIN_NOT_RUNNING, format!("the admin API answered {status}")).why(said))
+    Err(Error::new(
+        ADMIN_NOT_RUNNING,
+        format!("the admin API answered {status}"),
+    )
+    .why(said))
 }
 
 /// Connects to the socket in `dir`, also where its path is too long for a socket: then by way of the open directory.

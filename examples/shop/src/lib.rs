@@ -16,10 +16,10 @@ pub mod seed;
 
 pub use error::{Error, Result};
 pub use options::{Options, OrderSource};
-pub mod screen;
-pub mod services;
-pub mod sheet;
 mod admin;
 pub mod child;
 pub mod messages;
+pub mod screen;
+pub mod services;
+pub mod sheet;
 pub mod supervisor;

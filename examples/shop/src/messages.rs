@@ -1,6 +1,7 @@
 //! What the services say to each other. All events of one order are on `shop.order`, under its id, in order; what payment, inventory and
 //! shipping answer has a topic each. `sequence` counts the events of one key on one topic, so that an inversion can be seen.
 
+use bytes::Bytes;
 use postrider::prelude::*;
 
 use crate::input::Order;
@@ -84,7 +85,7 @@ pub struct OrderRefunded {
 }
 
 macro_rules! answers {
-    ($($(#[$doc:meta])* $name:ident = $topic:literal / $type:literal;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident = $topic:tt / $type:tt;)*) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug, Message, Serialize, Deserialize)]
         #[message(topic = $topic, type = $type, key = order_id)]
@@ -156,12 +157,17 @@ impl Message for Poison {
         Some(Key::of(&self.key))
     }
 
-    fn encode(&self) -> Result<postrider::Bytes, postrider::CodecError> {
-        Ok(postrider::Bytes::from_static(b"\xff\xfe{ this is not an order"))
+    fn encode(&self) -> Result<Bytes, postrider::CodecError> {
+        Ok(Bytes::from_static(b"\xff\xfe{ this is not an order"))
     }
 
-    fn decode(content_type: &postrider::Text, payload: &postrider::Bytes) -> Result<Self, postrider::CodecError> {
-        OrderPlaced::decode(content_type, payload).map(|order| Self { key: order.order_id })
+    fn decode(
+        content_type: &postrider::Text,
+        payload: &Bytes,
+    ) -> Result<Self, postrider::CodecError> {
+        OrderPlaced::decode(content_type, payload).map(|order| Self {
+            key: order.order_id,
+        })
     }
 }
 

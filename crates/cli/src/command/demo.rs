@@ -70,7 +70,12 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            report(1707, "the demo could not be started", Some(&error.to_string()), None);
+            report(
+                1707,
+                "the demo could not be started",
+                Some(&error.to_string()),
+                None,
+            );
             return ExitCode::FAILURE;
         }
     };

@@ -7,7 +7,9 @@ use postrider::Code;
 use crate::report::report;
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  postrider explain PR-1303\n  postrider explain 1303 --json\n  postrider explain          all codes")]
+#[command(
+    after_help = "Examples:\n  postrider explain PR-1303\n  postrider explain 1303 --json\n  postrider explain          all codes"
+)]
 pub(crate) struct Arguments {
     /// The code, as an error shows it; without one, all codes.
     code: Option<String>,

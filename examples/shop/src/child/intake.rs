@@ -36,7 +36,10 @@ pub(super) struct Gauges {
 pub(super) async fn place_all(bus: Bus, store: Option<Sqlite>, setup: Setup, gauges: Gauges) {
     let Some(store) = store else { return };
     let placed = loop {
-        match store.read(|db| db.query_row("SELECT COUNT(*) FROM orders", [], |r| r.get::<_, i64>(0))).await {
+        match store
+            .read(|db| db.query_row("SELECT COUNT(*) FROM orders", [], |r| r.get::<_, i64>(0)))
+            .await
+        {
             Ok(n) => break n.unsigned_abs(),
             Err(error) => {
                 tracing::warn!(%error, "the placed orders cannot be counted");
@@ -152,7 +155,9 @@ impl Intake {
         let held = &mut self.gauges.held;
         let ended = &mut self.gauges.ended;
         let room = async {
-            let _ = ended.wait_for(|ended| sent.saturating_sub(*ended) < WINDOW).await;
+            let _ = ended
+                .wait_for(|ended| sent.saturating_sub(*ended) < WINDOW)
+                .await;
         };
         tokio::select! {
             biased;
@@ -164,7 +169,13 @@ impl Intake {
     async fn send(&mut self, orders: Vec<Order>) {
         self.sent += orders.len() as u64;
         loop {
-            match self.bus.send(PlaceOrders { orders: orders.clone() }).await {
+            match self
+                .bus
+                .send(PlaceOrders {
+                    orders: orders.clone(),
+                })
+                .await
+            {
                 Ok(_) => return,
                 Err(error) => {
                     tracing::warn!(%error, "orders were not accepted; they are sent again");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use postrider::prelude::*;
 use postrider::sqlite::Sqlite;
-use postrider::{Outgoing, Running};
+use postrider::{Outgoing, Running, SubscriptionId};
 use tokio::sync::{mpsc, watch};
 
 use crate::faults::Dial;
@@ -55,11 +55,11 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The services that run.
+/// What the report looks at.
 struct Services {
     bus: Bus,
     stores: Vec<Sqlite>,
-    running: Vec<Running>,
+    subscriptions: Vec<SubscriptionId>,
     shop: Shop,
 }
 
@@ -76,7 +76,9 @@ pub fn main() -> ExitCode {
     let (setup, commands) = match listen() {
         Ok(heard) => heard,
         Err(error) => {
-            eprintln!("the services are started by `postrider demo`, which tells them what to do: {error}");
+            eprintln!(
+                "the services are started by `postrider demo`, which tells them what to do: {error}"
+            );
             return ExitCode::from(2);
         }
     };
@@ -139,7 +141,7 @@ fn listen() -> std::io::Result<(Setup, mpsc::Receiver<Command>)> {
 
 async fn run(setup: Setup, mut commands: mpsc::Receiver<Command>) -> Result<(), Stopped> {
     let dial = Dial::new(setup.faults);
-    let services = start(&setup, &dial).await?;
+    let (services, running) = start(&setup, &dial).await?;
     let info = services.bus.info();
     say(&Report::Ready {
         engine: format!("{} {}", info.scheme, info.version),
@@ -169,14 +171,14 @@ async fn run(setup: Setup, mut commands: mpsc::Receiver<Command>) -> Result<(), 
                 }
                 Some(Command::Stop) | None => break Ok(()),
             },
-            error = first_end(&services.running) => break Err(Stopped::from(error)),
+            error = first_end(&running) => break Err(Stopped::from(error)),
         }
     };
     placing.abort();
     reporting.abort();
     // Their ends, so that nothing else holds the services.
     let _ = (placing.await, reporting.await);
-    stop(services).await;
+    stop(running, &services.bus).await;
     outcome
 }
 
@@ -193,27 +195,34 @@ async fn first_end(running: &[Running]) -> postrider::Error {
     .await
 }
 
-async fn stop(services: Arc<Services>) {
-    let Ok(services) = Arc::try_unwrap(services) else {
-        return;
-    };
-    let mut stops = tokio::task::JoinSet::new();
-    for running in services.running {
-        stops.spawn(running.stop(GRACE));
-    }
-    while let Some(left) = stops.join_next().await {
-        if let Ok(left) = left
-            && !left.is_nothing()
-        {
-            tracing::warn!(%left, "a service stopped");
+async fn stop(running: Vec<Running>, bus: &Bus) {
+    let mut stops: Vec<_> = running
+        .into_iter()
+        .map(|r| Box::pin(r.stop(GRACE)))
+        .collect();
+    std::future::poll_fn(|cx| {
+        stops.retain_mut(|stop| match stop.as_mut().poll(cx) {
+            std::task::Poll::Ready(left) => {
+                if !left.is_nothing() {
+                    tracing::warn!(%left, "a service stopped");
+                }
+                false
+            }
+            std::task::Poll::Pending => true,
+        });
+        if stops.is_empty() {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
         }
-    }
-    if let Err(error) = services.bus.close(GRACE).await {
+    })
+    .await;
+    if let Err(error) = bus.close(GRACE).await {
         tracing::warn!(%error, "the bus did not close well");
     }
 }
 
-async fn start(setup: &Setup, dial: &Dial) -> Result<Services, Stopped> {
+async fn start(setup: &Setup, dial: &Dial) -> Result<(Services, Vec<Running>), Stopped> {
     let begin = Instant::now();
     let bus = loop {
         match Bus::connect(&setup.engine).await {
@@ -249,12 +258,14 @@ async fn start(setup: &Setup, dial: &Dial) -> Result<Services, Stopped> {
             running.push(service.start(&bus).await?);
         }
     }
-    Ok(Services {
+    let plans = running.iter().flat_map(Running::plans);
+    let services = Services {
         bus,
         stores,
-        running,
+        subscriptions: plans.map(|plan| plan.subscription).collect(),
         shop,
-    })
+    };
+    Ok((services, running))
 }
 
 fn may_wait(code: postrider::Code, begin: Instant) -> bool {

@@ -20,11 +20,12 @@ const PAGE: u32 = 500;
 /// What a confirmed message survives, in words.
 pub(super) const fn durability_name(durability: Durability) -> &'static str {
     match durability {
-        Durability::Fsync => "fsync before ack",
-        Durability::Replicated => "replicated before ack",
-        Durability::Interval => "fsync at intervals",
-        Durability::Os => "operating system's cache",
         Durability::Memory => "memory only",
+        Durability::Os => "survives the death of the process",
+        Durability::Interval => "synced at intervals",
+        Durability::Replicated => "replicated before ack",
+        Durability::Flushed => "fsync before ack",
+        Durability::ReplicatedFlushed => "replicated and synced before ack",
     }
 }
 
@@ -36,7 +37,8 @@ pub(super) async fn report(
 ) {
     loop {
         let begin = Instant::now();
-        match look(&services, *sent.borrow()).await {
+        let intake_done = *sent.borrow();
+        match look(&services, intake_done).await {
             Ok(progress) => {
                 ended.send_replace(progress.ended());
                 say(&Report::Progress(Box::new(progress)));
@@ -70,9 +72,14 @@ async fn orders(services: &Services, progress: &mut Progress) -> Result<(), Stri
         return Ok(());
     };
     let counts = store.read(|db| {
-        let mut statement = db.prepare_cached("SELECT state, COUNT(*), SUM(cents) FROM orders GROUP BY state")?;
+        let mut statement =
+            db.prepare_cached("SELECT state, COUNT(*), SUM(cents) FROM orders GROUP BY state")?;
         let rows = statement.query_map([], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+            Ok((
+                row.get::<_, String>(0)?,
+                row.get::<_, i64>(1)?,
+                row.get::<_, i64>(2)?,
+            ))
         })?;
         rows.collect::<Result<Vec<_>, _>>()
     });
@@ -99,18 +106,18 @@ async fn waiting(services: &Services, progress: &mut Progress) -> Result<(), Str
             progress.waiting_at.push((what, count));
         }
     };
-    for (store, running) in services.stores.iter().zip(&services.running) {
+    for store in &services.stores {
         if let Some(outbox) = store.outbox() {
             let depth = outbox.depth().await.map_err(|e| e.to_string())?;
             note(format!("the outbox of {}", store.info().location), depth);
         }
-        let Some(admin) = services.bus.engine().admin() else {
-            continue;
-        };
-        for plan in running.plans() {
-            let depth = admin.depth(&plan.subscription).await.map_err(|e| e.to_string())?;
-            note(plan.subscription.to_string(), depth.depth);
-        }
+    }
+    let Some(admin) = services.bus.engine().admin() else {
+        return Ok(());
+    };
+    for subscription in &services.subscriptions {
+        let depth = admin.depth(subscription).await.map_err(|e| e.to_string())?;
+        note(subscription.to_string(), depth.depth);
     }
     Ok(())
 }

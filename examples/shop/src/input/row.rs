@@ -7,11 +7,11 @@ use time::format_description::well_known::{Iso8601, Rfc3339};
 use time::{Date, OffsetDateTime};
 
 /// The longest id, in bytes: a message key can carry it.
-pub const ID_BYTES_MAX: usize = 1024;
+const ID_BYTES_MAX: usize = 1024;
 /// The largest quantity of one order.
-pub const QUANTITY_MAX: u32 = 10_000;
+const QUANTITY_MAX: u32 = 10_000;
 /// The largest amount of one order, in cents.
-pub const CENTS_MAX: u64 = 100_000_000;
+const CENTS_MAX: u64 = 100_000_000;
 
 /// A valid order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,18 +12,30 @@ pub fn service(store: &Sqlite, shop: &Shop) -> Service {
     let chaos = || shop.chaos.layer();
     base("analytics", store, shop)
         .on(placed.retry(patient()).concurrency(256).layer(chaos()))
-        .on(count::<OrderPaid>.retry(patient()).concurrency(256).layer(chaos()))
-        .on(count::<OrderShipped>.retry(patient()).concurrency(256).layer(chaos()))
-        .on(count::<OrderCancelled>.retry(patient()).concurrency(256).layer(chaos()))
-        .on(count::<OrderRefunded>.retry(patient()).concurrency(256).layer(chaos()))
+        .on(count::<OrderPaid>
+            .retry(patient())
+            .concurrency(256)
+            .layer(chaos()))
+        .on(count::<OrderShipped>
+            .retry(patient())
+            .concurrency(256)
+            .layer(chaos()))
+        .on(count::<OrderCancelled>
+            .retry(patient())
+            .concurrency(256)
+            .layer(chaos()))
+        .on(count::<OrderRefunded>
+            .retry(patient())
+            .concurrency(256)
+            .layer(chaos()))
 }
 
-fn placed(event: OrderPlaced, tx: &mut Tx<Sqlite>) -> Result<(), ShopFault> {
+pub(super) fn placed(event: OrderPlaced, tx: &mut Tx<Sqlite>) -> Result<(), ShopFault> {
     let cents = event.cents;
     add(&event, cents, tx)
 }
 
-fn count<E: Event + Counted>(event: E, tx: &mut Tx<Sqlite>) -> Result<(), ShopFault> {
+pub(super) fn count<E: Event + Counted>(event: E, tx: &mut Tx<Sqlite>) -> Result<(), ShopFault> {
     add(&event, 0, tx)
 }
 

@@ -91,9 +91,8 @@ impl Chaos {
         if seed::happens(self.seed, "panic", &chance, rates.handler_panic) {
             panic!("a handler panics on purpose");
         }
-        seed::happens(self.seed, "error", &chance, rates.handler_error).then(|| {
-            Ending::Failed(HandlerError::Transient("a handler fails on purpose".into()))
-        })
+        seed::happens(self.seed, "error", &chance, rates.handler_error)
+            .then(|| Ending::Failed(HandlerError::Transient("a handler fails on purpose".into())))
     }
 
     fn after(&self, delivery: &Delivery, ending: &Ending) {

@@ -35,7 +35,7 @@ pub fn fill(db: &Connection, stock: &[u64; ARTICLES]) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn reserve(
+pub(super) fn reserve(
     order: OrderPlaced,
     tx: &mut Tx<Sqlite>,
     State(shop): State<Shop>,
@@ -52,27 +52,42 @@ fn reserve(
             "UPDATE stock SET available = available - ?2
              WHERE sku = ?1 AND available >= ?2 RETURNING available, initial, low",
         )?
-        .query_row(params![sku, order.quantity], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
+        .query_row(params![sku, order.quantity], |r| {
+            Ok((r.get(0)?, r.get(1)?, r.get(2)?))
+        })
         .optional()?;
-    let state = if taken.is_some() { "reserved" } else { "rejected" };
+    let state = if taken.is_some() {
+        "reserved"
+    } else {
+        "rejected"
+    };
     tx.prepare_cached(
         "INSERT INTO reservations(order_id, sku, quantity, state) VALUES (?1, ?2, ?3, ?4)",
     )?
     .execute(params![order.order_id, sku, order.quantity, state])?;
     let order_id = order.order_id;
     let Some((left, initial, low)) = taken else {
-        effects.add(Publish(StockRejected { order_id, sequence: 1 }));
+        effects.add(Publish(StockRejected {
+            order_id,
+            sequence: 1,
+        }));
         return Ok(effects);
     };
-    effects.add(Publish(StockReserved { order_id, sequence: 1 }));
+    effects.add(Publish(StockReserved {
+        order_id,
+        sequence: 1,
+    }));
     if !low && left < initial / 10 {
         tx.execute("UPDATE stock SET low = 1 WHERE sku = ?1", [&sku])?;
-        effects.add(Publish(InventoryLow { sku, left: left.unsigned_abs() }));
+        effects.add(Publish(InventoryLow {
+            sku,
+            left: left.unsigned_abs(),
+        }));
     }
     Ok(effects)
 }
 
-fn release(
+pub(super) fn release(
     order: OrderCancelled,
     tx: &mut Tx<Sqlite>,
 ) -> Result<Option<Publish<StockReleased>>, ShopFault> {
@@ -104,7 +119,7 @@ fn release(
     }
 }
 
-fn shipped(order: OrderShipped, tx: &mut Tx<Sqlite>) -> Result<(), ShopFault> {
+pub(super) fn shipped(order: OrderShipped, tx: &mut Tx<Sqlite>) -> Result<(), ShopFault> {
     see(tx, &order)?;
     tx.prepare_cached(
         "UPDATE reservations SET state = 'shipped' WHERE order_id = ?1 AND state = 'reserved'",

@@ -97,8 +97,19 @@ use crate::messages::{
 };
 
 counted!(
-    OrderCancelled, OrderPaid, OrderPlaced, OrderRefunded, OrderShipped, ParcelLeft, PaymentCharged,
-    PaymentDeclined, PaymentRefunded, PaymentVoided, StockRejected, StockReleased, StockReserved
+    OrderCancelled,
+    OrderPaid,
+    OrderPlaced,
+    OrderRefunded,
+    OrderShipped,
+    ParcelLeft,
+    PaymentCharged,
+    PaymentDeclined,
+    PaymentRefunded,
+    PaymentVoided,
+    StockRejected,
+    StockReleased,
+    StockReserved
 );
 
 /// Notes that a message was seen, and whether its sequence is above the last of its key. In the transaction of its effects, so that it is

@@ -14,15 +14,30 @@ use crate::messages::{
 pub fn service(store: &Sqlite, shop: &Shop) -> Service {
     let chaos = || shop.chaos.layer();
     base("notification", store, shop)
-        .on(tell::<OrderPlaced>.retry(patient()).concurrency(256).layer(chaos()))
-        .on(tell::<OrderPaid>.retry(patient()).concurrency(256).layer(chaos()))
-        .on(tell::<OrderShipped>.retry(patient()).concurrency(256).layer(chaos()))
-        .on(tell::<OrderCancelled>.retry(patient()).concurrency(256).layer(chaos()))
-        .on(tell::<OrderRefunded>.retry(patient()).concurrency(256).layer(chaos()))
+        .on(tell::<OrderPlaced>
+            .retry(patient())
+            .concurrency(256)
+            .layer(chaos()))
+        .on(tell::<OrderPaid>
+            .retry(patient())
+            .concurrency(256)
+            .layer(chaos()))
+        .on(tell::<OrderShipped>
+            .retry(patient())
+            .concurrency(256)
+            .layer(chaos()))
+        .on(tell::<OrderCancelled>
+            .retry(patient())
+            .concurrency(256)
+            .layer(chaos()))
+        .on(tell::<OrderRefunded>
+            .retry(patient())
+            .concurrency(256)
+            .layer(chaos()))
         .on(low.retry(patient()).layer(chaos()))
 }
 
-fn tell<E: Event + Counted>(event: E, tx: &mut Tx<Sqlite>) -> Result<(), ShopFault> {
+pub(super) fn tell<E: Event + Counted>(event: E, tx: &mut Tx<Sqlite>) -> Result<(), ShopFault> {
     see(tx, &event)?;
     Ok(count(tx, E::TYPE)?)
 }

@@ -28,7 +28,7 @@ pub fn service(store: &Sqlite, shop: &Shop) -> Service {
 }
 
 /// The table decides what is new: an order is placed once, however often it is sent.
-fn place(
+pub(super) fn place(
     batch: PlaceOrders,
     tx: &mut Tx<Sqlite>,
     State(shop): State<Shop>,
@@ -78,7 +78,7 @@ fn place(
     Ok(effects)
 }
 
-fn charged(
+pub(super) fn charged(
     event: PaymentCharged,
     tx: &mut Tx<Sqlite>,
 ) -> Result<Option<Publish<OrderPaid>>, ShopFault> {
@@ -97,7 +97,7 @@ fn charged(
     }))
 }
 
-fn declined(
+pub(super) fn declined(
     event: PaymentDeclined,
     tx: &mut Tx<Sqlite>,
 ) -> Result<Option<Publish<OrderCancelled>>, ShopFault> {
@@ -118,7 +118,7 @@ fn declined(
 }
 
 /// Not ended yet: payment says whether there is money to give back.
-fn rejected(
+pub(super) fn rejected(
     event: StockRejected,
     tx: &mut Tx<Sqlite>,
 ) -> Result<Option<Publish<OrderCancelled>>, ShopFault> {
@@ -138,7 +138,7 @@ fn rejected(
     }))
 }
 
-fn voided(event: PaymentVoided, tx: &mut Tx<Sqlite>) -> Result<(), ShopFault> {
+pub(super) fn voided(event: PaymentVoided, tx: &mut Tx<Sqlite>) -> Result<(), ShopFault> {
     see(tx, &event)?;
     tx.prepare_cached(
         "UPDATE orders SET state = 'cancelled'
@@ -148,7 +148,7 @@ fn voided(event: PaymentVoided, tx: &mut Tx<Sqlite>) -> Result<(), ShopFault> {
     Ok(())
 }
 
-fn refunded(
+pub(super) fn refunded(
     event: PaymentRefunded,
     tx: &mut Tx<Sqlite>,
 ) -> Result<Option<Publish<OrderRefunded>>, ShopFault> {
@@ -167,16 +167,16 @@ fn refunded(
     }))
 }
 
-fn reserved(event: StockReserved, tx: &mut Tx<Sqlite>) -> Result<(), ShopFault> {
+pub(super) fn reserved(event: StockReserved, tx: &mut Tx<Sqlite>) -> Result<(), ShopFault> {
     Ok(see(tx, &event)?)
 }
 
-fn released(event: StockReleased, tx: &mut Tx<Sqlite>) -> Result<(), ShopFault> {
+pub(super) fn released(event: StockReleased, tx: &mut Tx<Sqlite>) -> Result<(), ShopFault> {
     Ok(see(tx, &event)?)
 }
 
 /// There is no order between topics: the parcel may have left before this service heard of the charge. The order was paid all the same.
-fn left(event: ParcelLeft, tx: &mut Tx<Sqlite>) -> Result<Effects, ShopFault> {
+pub(super) fn left(event: ParcelLeft, tx: &mut Tx<Sqlite>) -> Result<Effects, ShopFault> {
     see(tx, &event)?;
     let mut effects = Effects::new();
     let paid = step(

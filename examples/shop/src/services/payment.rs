@@ -3,7 +3,7 @@
 
 use postrider::prelude::*;
 use postrider::sqlite::Sqlite;
-use postrider::sqlite::rusqlite::{Connection, OptionalExtension, params};
+use postrider::sqlite::rusqlite::{self, Connection, OptionalExtension, params};
 
 use super::{Shop, ShopFault, base, patient, see};
 use crate::messages::{
@@ -19,8 +19,14 @@ const REQUESTS_MAX: u32 = 256;
 pub fn service(store: &Sqlite, shop: &Shop) -> Service {
     let chaos = || shop.chaos.layer();
     base("payment", store, shop)
-        .on(charge.retry(patient()).concurrency(REQUESTS_MAX).layer(chaos()))
-        .on(cancel.retry(patient()).concurrency(REQUESTS_MAX).layer(chaos()))
+        .on(charge
+            .retry(patient())
+            .concurrency(REQUESTS_MAX)
+            .layer(chaos()))
+        .on(cancel
+            .retry(patient())
+            .concurrency(REQUESTS_MAX)
+            .layer(chaos()))
         .on(refund.retry(patient()).concurrency(16).layer(chaos()))
 }
 
@@ -32,7 +38,9 @@ async fn charge(
 ) -> Result<Committed, ShopFault> {
     if payment_of(&store, &order.order_id).await?.is_some() {
         // The tombstone of a cancellation that came first, or the order was charged before.
-        return Ok(db.commit(move |tx| see(tx, &order).map_err(ShopFault::from)).await);
+        return Ok(db
+            .commit(move |tx| see(tx, &order).map_err(ShopFault::from))
+            .await);
     }
     let state = if order.cents == 0 {
         "free"
@@ -41,13 +49,19 @@ async fn charge(
             Answer::Done | Answer::Replayed => "charged",
             Answer::Declined => "declined",
             Answer::Unavailable => return Err(ShopFault::Refused503),
-            Answer::Refused => return Err(ShopFault::Refused(format!("charge of {}", order.order_id))),
+            Answer::Refused => {
+                return Err(ShopFault::Refused(format!("charge of {}", order.order_id)));
+            }
         }
     };
     Ok(db.commit(move |tx| note_charge(tx, &order, state)).await)
 }
 
-fn note_charge(tx: &Connection, order: &OrderPlaced, state: &str) -> Result<Effects, ShopFault> {
+pub(super) fn note_charge(
+    tx: &Connection,
+    order: &OrderPlaced,
+    state: &str,
+) -> Result<Effects, ShopFault> {
     see(tx, order)?;
     let new = tx
         .prepare_cached(
@@ -60,14 +74,23 @@ fn note_charge(tx: &Connection, order: &OrderPlaced, state: &str) -> Result<Effe
     match (new, state) {
         (0, "charged") => {
             // A cancellation was committed while the provider took the money: it goes back.
-            effects.add(postrider::Send(RefundOrder { order_id, cents: order.cents }));
+            effects.add(postrider::Send(RefundOrder {
+                order_id,
+                cents: order.cents,
+            }));
         }
         (0, _) => {}
         (_, "declined") => {
-            effects.add(Publish(PaymentDeclined { order_id, sequence: 1 }));
+            effects.add(Publish(PaymentDeclined {
+                order_id,
+                sequence: 1,
+            }));
         }
         _ => {
-            effects.add(Publish(PaymentCharged { order_id, sequence: 1 }));
+            effects.add(Publish(PaymentCharged {
+                order_id,
+                sequence: 1,
+            }));
         }
     }
     Ok(effects)
@@ -83,18 +106,21 @@ async fn cancel(
     match known {
         Some((state, cents)) if state == "charged" => {
             give_back(&shop, &order.order_id, cents).await?;
-            Ok(db.commit(move |tx| {
-                see(tx, &order)?;
-                note_refund(tx, &order.order_id)
-            })
-            .await)
+            Ok(db
+                .commit(move |tx| {
+                    see(tx, &order)?;
+                    note_refund(tx, &order.order_id)
+                })
+                .await)
         }
-        known => Ok(db.commit(move |tx| note_void(tx, &order, known.is_some())).await),
+        known => Ok(db
+            .commit(move |tx| note_void(tx, &order, known.is_some()))
+            .await),
     }
 }
 
 /// Nothing was charged. Where the order is not known here yet, the row is the tombstone that a late charge finds.
-fn note_void(
+pub(super) fn note_void(
     tx: &Connection,
     order: &OrderCancelled,
     known: bool,
@@ -146,7 +172,7 @@ async fn give_back(shop: &Shop, order_id: &str, cents: u64) -> Result<(), ShopFa
     }
 }
 
-fn note_refund(
+pub(super) fn note_refund(
     tx: &Connection,
     order_id: &str,
 ) -> Result<Option<Publish<PaymentRefunded>>, ShopFault> {
@@ -167,14 +193,14 @@ fn note_refund(
 
 async fn payment_of(store: &Sqlite, order_id: &str) -> Result<Option<(String, u64)>, ShopFault> {
     let order_id = order_id.to_owned();
-    let found = store
-        .read(move |db| {
-            db.prepare_cached("SELECT state, cents FROM payments WHERE order_id = ?1")?
-                .query_row([&order_id], |row| {
-                    Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs()))
-                })
-                .optional()
+    Ok(store.read(move |db| find(db, &order_id)).await?)
+}
+
+/// State and amount of an order's payment, where there is one.
+pub(super) fn find(db: &Connection, order_id: &str) -> rusqlite::Result<Option<(String, u64)>> {
+    db.prepare_cached("SELECT state, cents FROM payments WHERE order_id = ?1")?
+        .query_row([order_id], |row| {
+            Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs()))
         })
-        .await?;
-    Ok(found)
+        .optional()
 }

@@ -15,7 +15,7 @@ pub fn service(store: &Sqlite, shop: &Shop) -> Service {
         .on(reserved.retry(patient()).concurrency(256).layer(chaos()))
 }
 
-fn charged(
+pub(super) fn charged(
     event: PaymentCharged,
     tx: &mut Tx<Sqlite>,
 ) -> Result<Option<Publish<ParcelLeft>>, ShopFault> {
@@ -28,7 +28,7 @@ fn charged(
     ship(tx, event.order_id)
 }
 
-fn reserved(
+pub(super) fn reserved(
     event: StockReserved,
     tx: &mut Tx<Sqlite>,
 ) -> Result<Option<Publish<ParcelLeft>>, ShopFault> {
@@ -49,5 +49,10 @@ fn ship(tx: &Connection, order_id: String) -> Result<Option<Publish<ParcelLeft>>
         )?
         .query_row([&order_id], |row| row.get(0))
         .optional()?;
-    Ok(both.map(|_| Publish(ParcelLeft { order_id, sequence: 1 })))
+    Ok(both.map(|_| {
+        Publish(ParcelLeft {
+            order_id,
+            sequence: 1,
+        })
+    }))
 }

@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{
-    DIR_IS_A_FILE, DIR_LOCKED, DIR_NOT_OURS, Error, OTHER_INPUT, OWN_FILE, Result,
-};
+use crate::error::{DIR_IS_A_FILE, DIR_LOCKED, DIR_NOT_OURS, Error, OTHER_INPUT, OWN_FILE, Result};
 use crate::input::{self, OrderFile, Scan};
 use crate::options::{Options, OrderSource};
 use crate::protocol::Orders;
@@ -86,7 +84,9 @@ impl Prepared {
                 format: FORMAT,
                 seed,
                 engine: options.engine.clone(),
-                input: scan.as_ref().map_or(Input::MadeUp, |(s, _)| Input::File(s.clone())),
+                input: scan
+                    .as_ref()
+                    .map_or(Input::MadeUp, |(s, _)| Input::File(s.clone())),
             };
             agree(&path.join("demo.json"), &run)?;
             Ok((scan, options))
@@ -94,10 +94,12 @@ impl Prepared {
         let (scan, options) = tokio::task::spawn_blocking(prepare)
             .await
             .map_err(|e| Error::new(OWN_FILE, "the input could not be read").because(e))??;
-        let stock = scan.as_ref().map_or([MADE_UP_STOCK; ARTICLES], |(scan, _)| {
-            // A little more than is asked for, so that all are served and little is left in the end.
-            scan.wanted.map(|wanted| wanted + 10 + wanted / 20)
-        });
+        let stock = scan
+            .as_ref()
+            .map_or([MADE_UP_STOCK; ARTICLES], |(scan, _)| {
+                // A little more than is asked for, so that all are served and little is left in the end.
+                scan.wanted.map(|wanted| wanted + 10 + wanted / 20)
+            });
         let orders = scan.as_ref().map_or_else(
             || Orders::MadeUp(made_up_total(&options)),
             |(_, file)| Orders::File(file.clone()),
@@ -141,7 +143,9 @@ fn agree(path: &Path, run: &RunFile) -> Result<()> {
             let mut json = serde_json::to_vec_pretty(run).map_err(|e| failed(e.into()))?;
             json.push(b'\n');
             fs::write(&temporary, json).map_err(failed)?;
-            File::open(&temporary).and_then(|f| f.sync_all()).map_err(failed)?;
+            File::open(&temporary)
+                .and_then(|f| f.sync_all())
+                .map_err(failed)?;
             return input::publish(&temporary, path);
         }
         Err(e) => return Err(Error::io("read", path, e)),
@@ -181,7 +185,9 @@ impl Directory {
         }
         check_ours(&path)?;
         fs::create_dir_all(&path).map_err(|e| Error::io("create", &path, e))?;
-        let path = path.canonicalize().map_err(|e| Error::io("find", &path, e))?;
+        let path = path
+            .canonicalize()
+            .map_err(|e| Error::io("find", &path, e))?;
         let lock = path.join("demo.lock");
         let file = File::create(&lock).map_err(|e| Error::io("write", &lock, e))?;
         let begin = Instant::now();
@@ -283,11 +289,17 @@ mod tests {
         assert_eq!(first.scan.as_ref().unwrap().accepted, 1);
         drop(first);
         drop(Prepared::new(&same).await.unwrap());
-        let other_seed = Options { seed: 99, ..same.clone() };
+        let other_seed = Options {
+            seed: 99,
+            ..same.clone()
+        };
         assert_eq!(refused(&other_seed).await.code, OTHER_INPUT);
         fs::write(&orders, format!("{text}b,c,2026-01-01,1,5\n")).unwrap();
         assert_eq!(refused(&same).await.code, OTHER_INPUT);
-        let made_up = Options { orders: OrderSource::MadeUp, ..same };
+        let made_up = Options {
+            orders: OrderSource::MadeUp,
+            ..same
+        };
         assert_eq!(refused(&made_up).await.code, OTHER_INPUT);
     }
 
@@ -295,10 +307,16 @@ mod tests {
     async fn a_directory_that_is_not_ours_stays_untouched() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("thesis.tex"), "x").unwrap();
-        let made_up = Options { data: Some(dir.path().to_owned()), ..Options::default() };
+        let made_up = Options {
+            data: Some(dir.path().to_owned()),
+            ..Options::default()
+        };
         assert_eq!(refused(&made_up).await.code, DIR_NOT_OURS);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        let file = Options { data: Some(dir.path().join("thesis.tex")), ..Options::default() };
+        let file = Options {
+            data: Some(dir.path().join("thesis.tex")),
+            ..Options::default()
+        };
         assert_eq!(refused(&file).await.code, DIR_IS_A_FILE);
     }
 
@@ -306,7 +324,12 @@ mod tests {
     async fn a_file_that_cannot_be_read_makes_no_directory() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("d");
-        assert_eq!(refused(&options(&data, &dir.path().join("none"))).await.code, 1702);
+        assert_eq!(
+            refused(&options(&data, &dir.path().join("none")))
+                .await
+                .code,
+            1702
+        );
         assert!(!data.exists());
     }
 
@@ -315,7 +338,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let held = Directory::take(Some(dir.path())).await.unwrap();
         // The wait is by the system's clock; virtual time only makes the pauses free.
-        assert_eq!(Directory::take(Some(dir.path())).await.err().unwrap().code, DIR_LOCKED);
+        assert_eq!(
+            Directory::take(Some(dir.path())).await.err().unwrap().code,
+            DIR_LOCKED
+        );
         drop(held);
         Directory::take(Some(dir.path())).await.unwrap();
     }

@@ -24,7 +24,11 @@ impl Run {
                 .map_err(|e| Error::new(OWN_FILE, "the sheet cannot be written").because(e))?;
             format!("{json}\n")
         } else {
-            let next = if options.ci { String::new() } else { next(&dir, is_temporary) };
+            let next = if options.ci {
+                String::new()
+            } else {
+                next(&dir, is_temporary)
+            };
             format!("{}{next}", render(&found.sheet))
         };
         // A reader that went away has seen what it wanted.
@@ -64,7 +68,10 @@ impl Run {
 
     fn problem(&self, ending: Ending, found: &Audit) -> Option<Error> {
         if !found.sheet.balanced {
-            let what = format!("the ledger does not balance: {}", found.sheet.faults().join("; "));
+            let what = format!(
+                "the ledger does not balance: {}",
+                found.sheet.faults().join("; ")
+            );
             return Some(Error::new(UNBALANCED, what));
         }
         if ending != Ending::Deadline {
@@ -82,7 +89,11 @@ impl Run {
     fn stuck(&self, found: &Audit) -> String {
         let progress = &self.tally.progress;
         let mut parts = Vec::new();
-        let orders: Vec<_> = found.unfinished.iter().map(|(id, state)| format!("{id} ({state})")).collect();
+        let orders: Vec<_> = found
+            .unfinished
+            .iter()
+            .map(|(id, state)| format!("{id} ({state})"))
+            .collect();
         if !orders.is_empty() {
             parts.push(format!("orders {}", orders.join(", ")));
         }
@@ -103,7 +114,11 @@ impl Run {
 }
 
 fn next(dir: &std::path::Path, is_temporary: bool) -> String {
-    let kept = if is_temporary { " (it may be deleted)" } else { "" };
+    let kept = if is_temporary {
+        " (it may be deleted)"
+    } else {
+        ""
+    };
     format!(
         "\nThe run is in {}{kept}. Try next:\n  \
          postrider demo --faults heavy --kills 5 --ci   a minute of everything going wrong\n  \

@@ -14,7 +14,8 @@ impl KillPlan {
         let span = u128::from(to.saturating_sub(from));
         let at = (0..count).map(|n| {
             // Within the middle of its part, in thousandths of it.
-            let place = u128::from(n) * 1000 + 100 + u128::from(hash(seed, "kill", &n.to_string()) % 800);
+            let place =
+                u128::from(n) * 1000 + 100 + u128::from(hash(seed, "kill", &n.to_string()) % 800);
             from + u64::try_from(span * place / (u128::from(count) * 1000)).unwrap_or(u64::MAX)
         });
         Self { at: at.collect() }
@@ -44,8 +45,17 @@ mod tests {
     fn kills_are_spread_seeded_and_all_happen() {
         let plan = KillPlan::new(3, 20, 0, 10_000);
         assert_eq!(plan.at.len(), 20);
-        assert!(plan.at.iter().zip(plan.at.iter().skip(1)).all(|(a, b)| a < b), "{plan:?}");
-        assert!(plan.at.iter().all(|at| (1..10_000).contains(at)), "{plan:?}");
+        assert!(
+            plan.at
+                .iter()
+                .zip(plan.at.iter().skip(1))
+                .all(|(a, b)| a < b),
+            "{plan:?}"
+        );
+        assert!(
+            plan.at.iter().all(|at| (1..10_000).contains(at)),
+            "{plan:?}"
+        );
         assert_eq!(plan, KillPlan::new(3, 20, 0, 10_000));
         assert_ne!(plan, KillPlan::new(4, 20, 0, 10_000));
         let mut left = KillPlan::new(3, 3, 10, 10);
@@ -60,7 +70,10 @@ mod tests {
     #[test]
     fn a_resumed_run_kills_in_what_is_left() {
         let plan = KillPlan::new(3, 5, 900, 1000);
-        assert!(plan.at.iter().all(|at| (900..1000).contains(at)), "{plan:?}");
+        assert!(
+            plan.at.iter().all(|at| (900..1000).contains(at)),
+            "{plan:?}"
+        );
         assert!(!plan.is_due(900, false));
     }
 }

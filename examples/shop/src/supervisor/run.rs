@@ -98,7 +98,8 @@ impl Run {
         let dial = Dial::new(options.faults);
         let dir = prepared.dir.path.clone();
         let server = Server::start(&dir, options.seed, dial.clone())?;
-        let default_rate = matches!(prepared.orders, Orders::MadeUp(_)).then_some(Options::RATE_DEFAULT);
+        let default_rate =
+            matches!(prepared.orders, Orders::MadeUp(_)).then_some(Options::RATE_DEFAULT);
         let setup = Setup {
             engine: options
                 .engine
@@ -239,7 +240,12 @@ impl Run {
             (None, Orders::MadeUp(Some(total))) => *total,
             (None, _) => progress.placed + rate * Options::MADE_UP_CI.as_secs(),
         };
-        KillPlan::new(self.options.seed, self.options.kills, progress.ended(), expected)
+        KillPlan::new(
+            self.options.seed,
+            self.options.kills,
+            progress.ended(),
+            expected,
+        )
     }
 
     async fn restart(&mut self, status: std::io::Result<std::process::ExitStatus>) -> Result<()> {
@@ -251,8 +257,11 @@ impl Run {
                 let how = status.map_or_else(|e| e.to_string(), |s| s.to_string());
                 let log = self.setup.dir.join("services.log");
                 return Err(self.fatal.take().unwrap_or_else(|| {
-                    Error::new(SERVICES_DOWN, format!("the services ended by themselves ({how})"))
-                        .remedy(format!("read the end of {}", log.display()))
+                    Error::new(
+                        SERVICES_DOWN,
+                        format!("the services ended by themselves ({how})"),
+                    )
+                    .remedy(format!("read the end of {}", log.display()))
                 }));
             }
         }
@@ -323,7 +332,8 @@ impl Run {
         let now = Instant::now();
         Ok(match phase {
             Phase::Running => {
-                self.status = "no new orders; waiting for those in flight (q again: now)".to_owned();
+                self.status =
+                    "no new orders; waiting for those in flight (q again: now)".to_owned();
                 self.services.tell(&Command::Hold).await;
                 if self.paused {
                     self.press(Key::Pause).await;

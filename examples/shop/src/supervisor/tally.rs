@@ -37,7 +37,10 @@ impl Tally {
         let handled = self.handled + progress.handled;
         self.window.push_back((now, ended, handled));
         while self.window.len() > 2
-            && self.window.front().is_some_and(|(at, ..)| now - *at > Duration::from_secs(1))
+            && self
+                .window
+                .front()
+                .is_some_and(|(at, ..)| now - *at > Duration::from_secs(1))
         {
             self.window.pop_front();
         }
@@ -86,14 +89,17 @@ impl Tally {
         let (Some(first), Some(last)) = (self.window.front(), self.window.back()) else {
             return (0, 0);
         };
-        let ms = u64::try_from((last.0 - first.0).as_millis()).unwrap_or(u64::MAX).max(1);
+        let ms = u64::try_from((last.0 - first.0).as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
         let per_s = |from: u64, to: u64| to.saturating_sub(from) * 1000 / ms;
         (per_s(first.1, last.1), per_s(first.2, last.2))
     }
 
     /// Orders that ended per second, from the start of the services to the last end.
     pub(super) fn orders_per_s(&self, started: Instant) -> f64 {
-        let ended = self.progress.ended() - self.ended_before.unwrap_or(0).min(self.progress.ended());
+        let ended =
+            self.progress.ended() - self.ended_before.unwrap_or(0).min(self.progress.ended());
         let Some(last) = self.last_end.filter(|_| ended > 0) else {
             return 0.0;
         };
@@ -107,7 +113,13 @@ mod tests {
     use super::*;
 
     fn report(shipped: u64, waiting: u64, retries: u64) -> Progress {
-        Progress { shipped, waiting, retries, intake_done: true, ..Progress::default() }
+        Progress {
+            shipped,
+            waiting,
+            retries,
+            intake_done: true,
+            ..Progress::default()
+        }
     }
 
     #[test]
@@ -134,7 +146,10 @@ mod tests {
             tally.note(progress, now);
             assert_eq!(tally.is_quiet(), quiet);
         }
-        let placing = Progress { intake_done: false, ..report(2, 0, 0) };
+        let placing = Progress {
+            intake_done: false,
+            ..report(2, 0, 0)
+        };
         tally.note(placing.clone(), now);
         tally.note(placing, now);
         assert!(!tally.is_quiet());
