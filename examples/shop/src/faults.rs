@@ -101,7 +101,7 @@ impl Level {
             return "none".to_owned();
         }
         let percent = |permille: u32| {
-            if permille % 10 == 0 {
+            if permille.is_multiple_of(10) {
                 format!("{}%", permille / 10)
             } else {
                 format!("{}.{}%", permille / 10, permille % 10)

@@ -8,13 +8,16 @@ use serde::{Deserialize, Serialize};
 use crate::faults::Level;
 use crate::seed::ARTICLES;
 
+/// The embedded engine of a run, as a path within the run's directory.
+pub const ENGINE_DIR: &str = "log";
+
 /// The first line on the child's standard input.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Setup {
     /// The run's directory.
     pub dir: PathBuf,
-    /// The engine's URL.
-    pub engine: String,
+    /// The engine's URL; `None`: the embedded one in the run's directory.
+    pub engine: Option<String>,
     /// What decides fates and faults.
     pub seed: u64,
     /// Where the orders come from.

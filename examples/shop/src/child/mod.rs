@@ -14,7 +14,7 @@ use postrider::{Outgoing, Running, SubscriptionId};
 use tokio::sync::{mpsc, watch};
 
 use crate::faults::Dial;
-use crate::protocol::{Command, Report, Setup};
+use crate::protocol::{Command, ENGINE_DIR, Report, Setup};
 use crate::provider::Client;
 use crate::services::schema::{SERVICES, tables};
 use crate::services::{Chaos, Shop, build, inventory};
@@ -224,8 +224,10 @@ async fn stop(running: Vec<Running>, bus: &Bus) {
 
 async fn start(setup: &Setup, dial: &Dial) -> Result<(Services, Vec<Running>), Stopped> {
     let begin = Instant::now();
+    let own = format!("embedded:./{ENGINE_DIR}");
+    let engine = setup.engine.as_deref().unwrap_or(&own);
     let bus = loop {
-        match Bus::connect(&setup.engine).await {
+        match Bus::connect(engine).await {
             Err(error) if may_wait(error.code(), begin) => wait(&error.to_string()).await,
             other => break other?,
         }

@@ -20,7 +20,7 @@ pub fn made_up(seed: u64, n: u64) -> Order {
         customer_id: format!("customer-{:04}", h % 5000),
         placed_at: placed_at.unwrap_or_else(|| "2026-01-01".to_owned()),
         quantity: 1 + ((h >> 16) % 5) as u32,
-        cents: if (h >> 24) % 100 == 0 {
+        cents: if (h >> 24).is_multiple_of(100) {
             0
         } else {
             499 + (h >> 32) % 25_000

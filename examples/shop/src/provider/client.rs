@@ -116,10 +116,10 @@ impl Client {
 
     async fn connected(&self) -> Result<Connection, CallError> {
         let mut slot = self.connection.lock().await;
-        if let Some(connection) = slot.as_ref() {
-            if connection.waiting.lock().is_some() {
-                return Ok(connection.clone());
-            }
+        if let Some(connection) = slot.as_ref()
+            && connection.waiting.lock().is_some()
+        {
+            return Ok(connection.clone());
         }
         let stream = UnixStream::connect(&self.socket)
             .await

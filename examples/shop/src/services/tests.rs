@@ -1,5 +1,6 @@
 //! The choreography as plain functions: whatever the order in which topics are heard, an order ends the same way.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::unit_arg, reason = "no effect is an effect")]
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
@@ -37,6 +38,7 @@ struct World {
     charged: HashMap<String, u64>,
     refunded: HashMap<String, u64>,
     unreadable: u32,
+    low: u32,
 }
 
 fn shop(level: Level) -> Shop {
@@ -78,6 +80,7 @@ impl World {
             charged: HashMap::new(),
             refunded: HashMap::new(),
             unreadable: 0,
+            low: 0,
         };
         inventory::fill(&world.databases["inventory"], &world.shop.stock).unwrap();
         world
@@ -110,6 +113,7 @@ impl World {
                 self.unreadable += 1;
                 continue;
             };
+            self.low += u32::from(kind == "low");
             let Some(key) = body.get("order_id").and_then(|v| v.as_str()) else {
                 continue;
             };
@@ -351,7 +355,11 @@ fn a_cancellation_that_overtakes_a_charge_in_the_air_sends_the_money_back() {
         quantity: 1,
         sequence: 2,
     };
-    payment::note_void(&db, &cancelled, false).unwrap().unwrap();
+    assert!(
+        payment::note_void(&db, &cancelled, false)
+            .unwrap()
+            .is_some()
+    );
     // The provider had said yes before the tombstone was written.
     let effects = payment::note_charge(&db, &placed, "charged").unwrap();
     let sent: Vec<_> = effects.messages().collect();
@@ -365,7 +373,10 @@ fn a_cancellation_that_overtakes_a_charge_in_the_air_sends_the_money_back() {
     );
     // And the other way round: the charge is committed while the cancellation looks.
     let db = database("payment");
-    payment::note_charge(&db, &placed, "charged").unwrap();
+    assert_eq!(
+        payment::note_charge(&db, &placed, "charged").unwrap().len(),
+        1
+    );
     assert!(matches!(
         payment::note_void(&db, &cancelled, false),
         Err(ShopFault::Changed)
@@ -388,10 +399,7 @@ fn low_stock_is_said_once_per_article() {
         .map(|id| order(&id, 1))
         .collect();
     world.run(orders, 1);
-    assert_eq!(
-        world.number("inventory", "SELECT low FROM stock WHERE sku = 'sku-00'"),
-        1
-    );
+    assert_eq!(world.low, 1);
 }
 
 #[test]

@@ -47,6 +47,10 @@ impl Services {
             .open(&log)
             .map_err(|e| Error::io("write", &log, e))?;
         let mut process = Process::new(program);
+        if setup.engine.is_none() {
+            // Paths within the directory stay short and plain, whatever the directory is called.
+            process.current_dir(&setup.dir);
+        }
         process
             .arg("demo-child")
             .stdin(Stdio::piped())
@@ -123,5 +127,5 @@ async fn follow(mut child: Child, events: mpsc::Sender<FromChild>, mut killed: m
 
 /// Where the engine of a run lives, if it is the embedded one.
 pub(super) fn engine_dir(dir: &Path) -> std::path::PathBuf {
-    dir.join("log")
+    dir.join(crate::protocol::ENGINE_DIR)
 }

@@ -34,7 +34,7 @@ struct RunFile {
 #[serde(rename_all = "snake_case")]
 enum Input {
     MadeUp,
-    File(Scan),
+    File(Box<Scan>),
 }
 
 /// A directory that this process holds.
@@ -86,7 +86,7 @@ impl Prepared {
                 engine: options.engine.clone(),
                 input: scan
                     .as_ref()
-                    .map_or(Input::MadeUp, |(s, _)| Input::File(s.clone())),
+                    .map_or(Input::MadeUp, |(s, _)| Input::File(Box::new(s.clone()))),
             };
             agree(&path.join("demo.json"), &run)?;
             Ok((scan, options))

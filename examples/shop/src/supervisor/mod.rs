@@ -36,7 +36,7 @@ pub struct Outcome {
 pub async fn run(options: Options) -> Result<Outcome> {
     check(&options)?;
     let prepared = Prepared::new(&options).await?;
-    run::Run::start(options, prepared).await?.to_the_end().await
+    run::Run::start(options, prepared).await?.until_over().await
 }
 
 fn check(options: &Options) -> Result<()> {

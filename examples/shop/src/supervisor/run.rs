@@ -101,10 +101,7 @@ impl Run {
         let default_rate =
             matches!(prepared.orders, Orders::MadeUp(_)).then_some(Options::RATE_DEFAULT);
         let setup = Setup {
-            engine: options
-                .engine
-                .clone()
-                .unwrap_or_else(|| format!("embedded:{}", engine_dir(&dir).display())),
+            engine: options.engine.clone(),
             seed: options.seed,
             orders: prepared.orders.clone(),
             rate: options.rate.or(default_rate),
@@ -148,7 +145,7 @@ impl Run {
     ///
     /// # Errors
     /// The services cannot be kept running; the sheet cannot be computed.
-    pub(super) async fn to_the_end(mut self) -> Result<Outcome> {
+    pub(super) async fn until_over(mut self) -> Result<Outcome> {
         let failed = |e| Error::new(SERVICES_DOWN, "signals cannot be received").because(e);
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
