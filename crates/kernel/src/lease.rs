@@ -330,7 +330,7 @@ impl Kernel {
             self.lanes.at_mut(lane).unlink(slot);
         }
         if backing_off {
-            self.unblocked(slot, lane);
+            self.unblocked(lane);
         }
         self.stop_extending(slot);
     }

@@ -77,12 +77,11 @@ impl Outages {
     }
 
     /// The handler of a probe ended; `answers`: in a way that shows that the dependency is back.
-    pub(crate) fn probed(&mut self, slot: Slot, answers: bool, now: Mono) {
+    pub(crate) fn probed(&mut self, slot: Slot, answers: bool) {
         let is_probe = |o: &Outage| o.probing && o.probe.is_some_and(|(_, s)| s == slot);
         if answers {
             self.down.retain(|o| !is_probe(o));
         }
-        let _ = now;
     }
 
     /// A message is gone: it cannot ask any more.

@@ -35,7 +35,7 @@ impl Kernel {
             self.lanes.at_mut(lane).running = None;
         }
         let answers = !lost && !matches!(outcome, Outcome::Unavailable(_) | Outcome::Cancelled);
-        self.outages.probed(slot, answers, self.now);
+        self.outages.probed(slot, answers);
         if lost && self.messages.at(slot).recalled {
             self.release(vec![slot]);
         } else if lost {
@@ -237,7 +237,7 @@ impl Kernel {
             }
             self.due.pop_front();
             self.messages.at_mut(slot).state = State::Queued;
-            self.unblocked(slot, lane);
+            self.unblocked(lane);
             match lane {
                 Some(lane) => self.maybe_ready(lane),
                 None => self.ready.push_back(Entry::Free(seq, slot)),
@@ -246,7 +246,7 @@ impl Kernel {
     }
 
     /// A message is not backing off any more.
-    pub(crate) fn unblocked(&mut self, _slot: Slot, lane: Option<LaneId>) {
+    pub(crate) fn unblocked(&mut self, lane: Option<LaneId>) {
         match lane {
             Some(lane) => self.lanes.set_blocked(lane, false),
             None => self.free_blocked -= 1,

@@ -77,7 +77,7 @@ impl Kernel {
             self.timers.cancel(at, crate::timers::Alarm::Retry(slot));
         }
         message.state = State::Queued;
-        self.unblocked(slot, lane);
+        self.unblocked(lane);
         if let Some(lane) = lane {
             let first = self.lanes.at_mut(lane).queue.pop_front();
             assert!(first == Some(slot), "only the first of a lane backs off");
