@@ -1,6 +1,7 @@
-//! The thread that writes and syncs, for an engine in a directory.
+//! The threads of an engine in a directory: one writes and syncs, one keeps segments ready and makes checkpoints.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -10,41 +11,67 @@ use postrider_log::pump;
 use tokio::sync::Notify;
 
 use crate::shared::{Shared, tick};
+use crate::waiters::Ended;
 
 /// How long nothing must have come before the last batch is proven by a marker.
 const IDLE_AFTER: Duration = Duration::from_millis(20);
 /// The longest sleep: a bound on what a lost wake-up could cost, not a pace.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
+/// The shortest sleep: what is due may be the other thread's to do.
+const SLEEP_MIN: Duration = Duration::from_millis(1);
 
-/// The handle of the thread.
+/// The handle of the threads.
 #[derive(Debug, Default)]
 pub(crate) struct Host {
-    state: Mutex<State>,
-    kicked: Condvar,
+    writer: Signal,
+    upkeep: Signal,
+    stop: AtomicBool,
+    ended: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
     stopped: Notify,
 }
 
+/// Wakes one thread. A kick that comes before the sleep is not lost.
 #[derive(Debug, Default)]
-struct State {
-    kicked: bool,
-    stop: bool,
-    stopped: bool,
+struct Signal {
+    kicked: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Signal {
+    fn kick(&self) {
+        let mut kicked = self.kicked.lock();
+        if !*kicked {
+            *kicked = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits for a kick. `true`: there was one.
+    fn sleep(&self, at_most: Duration) -> bool {
+        let mut kicked = self.kicked.lock();
+        if !*kicked {
+            self.changed
+                .wait_for(&mut kicked, at_most.clamp(SLEEP_MIN, SLEEP_MAX));
+        }
+        std::mem::take(&mut *kicked)
+    }
 }
 
 impl Host {
     /// There is something to write.
     pub(crate) fn kick(&self) {
-        let mut state = self.state.lock();
-        if !state.kicked {
-            state.kicked = true;
-            self.kicked.notify_one();
-        }
+        self.writer.kick();
     }
 
     fn stop(&self) {
-        self.state.lock().stop = true;
-        self.kick();
+        self.stop.store(true, Ordering::SeqCst);
+        self.writer.kick();
+        self.upkeep.kick();
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
     }
 
     /// Has everything written and the log closed.
@@ -55,7 +82,7 @@ impl Host {
                 let stopped = self.stopped.notified();
                 tokio::pin!(stopped);
                 stopped.as_mut().enable();
-                if self.state.lock().stopped {
+                if self.ended.load(Ordering::SeqCst) {
                     return;
                 }
                 stopped.await;
@@ -76,44 +103,43 @@ impl Host {
         // A thread that panicked has said so; there is nothing left to close.
         let _ = thread.map(JoinHandle::join);
     }
-
-    /// Waits for a kick. `true`: there was one.
-    fn sleep(&self, at_most: Duration) -> bool {
-        let mut state = self.state.lock();
-        if !state.kicked {
-            self.kicked.wait_for(&mut state, at_most);
-        }
-        std::mem::take(&mut state.kicked)
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.state.lock().stop
-    }
 }
 
-/// Starts the thread `postrider-log`. It ends when the engine is closed or fails.
+/// Starts the threads `postrider-log` and `postrider-upkeep`. They end when the engine is closed or fails.
 pub(crate) fn spawn(shared: &Arc<Shared>) -> std::io::Result<()> {
     let run = Arc::clone(shared);
     let thread = std::thread::Builder::new()
         .name("postrider-log".to_owned())
         .spawn(move || {
-            let host = run
-                .host
-                .as_ref()
-                .expect("the thread is made for an engine with a host");
+            let host = host_of(&run);
             let ends = Ends { shared: &run, host };
-            serve(&run, host);
+            std::thread::scope(|scope| {
+                let name = "postrider-upkeep".to_owned();
+                let upkeep = std::thread::Builder::new().name(name);
+                match upkeep.spawn_scoped(scope, || serve_upkeep(&run, host)) {
+                    Ok(_) => serve_writes(&run, host),
+                    Err(error) => {
+                        run.end(Ended::Poisoned(format!("no thread for upkeep: {error}")))
+                    }
+                }
+                host.stop();
+            });
+            // Both are done: nothing is outstanding.
+            run.close_inline();
             drop(ends);
         })?;
-    let host = shared
-        .host
-        .as_ref()
-        .expect("an engine in a directory has a host");
-    *host.thread.lock() = Some(thread);
+    *host_of(shared).thread.lock() = Some(thread);
     Ok(())
 }
 
-/// Says that the thread is gone, whatever it ended by: nobody waits for one that is not there.
+fn host_of(shared: &Shared) -> &Host {
+    shared
+        .host
+        .as_ref()
+        .expect("an engine in a directory has a host")
+}
+
+/// Says that the threads are gone, whatever they ended by: nobody waits for what is not there.
 struct Ends<'a> {
     shared: &'a Shared,
     host: &'a Host,
@@ -122,47 +148,78 @@ struct Ends<'a> {
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.shared.end(crate::waiters::Ended::Poisoned(
-                "the thread that writes panicked".to_owned(),
-            ));
+            self.shared
+                .end(Ended::Poisoned("a thread of the log panicked".to_owned()));
         }
-        self.host.state.lock().stopped = true;
+        self.host.ended.store(true, Ordering::SeqCst);
         self.host.stopped.notify_waiters();
     }
 }
 
-fn serve(shared: &Shared, host: &Host) {
+/// Ends the other thread too, whatever this one ended by.
+struct StopsBoth<'a>(&'a Host);
+
+impl Drop for StopsBoth<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// Lets time pass, writes and syncs: the group commit, whose batch is what came during the last sync.
+fn serve_writes(shared: &Shared, host: &Host) {
+    let _stops = StopsBoth(host);
     let mut marked = false;
     loop {
         let now = shared.now();
         tick(&mut shared.log.lock(), now);
-        let step = match pump::step(&shared.log, now) {
-            Ok(step) => step,
+        let progress = match pump::write(&shared.log, now) {
+            Ok(progress) => progress,
             Err(error) => return shared.after_write(Some(error)),
         };
         shared.after_write(None);
-        if !step.is_idle() {
+        if progress.is_some() {
+            host.upkeep.kick();
             marked = false;
             continue;
         }
         if host.is_stopping() {
-            return shared.close_inline();
+            return;
         }
         let timer = shared.log.lock().next_timer(now).unwrap_or(SLEEP_MAX);
-        let at_most = if marked {
-            timer.min(SLEEP_MAX)
-        } else {
-            timer.min(IDLE_AFTER)
-        };
-        if host.sleep(at_most) {
+        let at_most = if marked { timer } else { timer.min(IDLE_AFTER) };
+        if host.writer.sleep(at_most) || marked || timer <= at_most {
             continue;
         }
-        if !marked && timer > at_most {
-            // DURABILITY: without it, a flip in the last batch could pass for a torn tail.
-            if let Err(error) = pump::idle(&shared.log) {
-                return shared.after_write(Some(error));
-            }
-            marked = true;
+        // DURABILITY: without it, damage to the last batch could pass for a torn tail.
+        if let Err(error) = pump::idle(&shared.log) {
+            return shared.after_write(Some(error));
+        }
+        marked = true;
+    }
+}
+
+/// Keeps the next segment ready, frees old ones, makes checkpoints: beside the writes, since each slice takes a sync of its own.
+fn serve_upkeep(shared: &Shared, host: &Host) {
+    let _stops = StopsBoth(host);
+    while !host.is_stopping() {
+        let now = shared.now();
+        let step = match pump::upkeep(&shared.log, now) {
+            Ok(step) => step,
+            Err(error) => return shared.after_write(Some(error)),
+        };
+        let (wants_write, timer) = {
+            let log = shared.log.lock();
+            (
+                log.wants_write(now),
+                log.next_timer(now).unwrap_or(SLEEP_MAX),
+            )
+        };
+        if wants_write {
+            // A checkpoint waits for its last frame to be durable.
+            host.writer.kick();
+        }
+        if step.is_idle() {
+            host.upkeep.sleep(timer);
         }
     }
 }

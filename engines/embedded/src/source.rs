@@ -149,13 +149,14 @@ impl LeaseSource for EmbeddedSource {
                     self.shared.until(woken).await;
                 }
             }
-            // DURABILITY: the attempt is counted before the handler can start, so it survives a kill -9 in the handler.
-            // CANCEL: what was taken stays in `taken` until it is returned.
-            let marks = self.taken.as_ref().map_or(Lsn(0), |taken| taken.marks);
-            self.shared
-                .safe(marks, Level::Os)
-                .await
-                .map_err(|ended| ended.fault())?;
+            if self.own.is_none() {
+                // DURABILITY: the attempt is counted before the handler can start, so it survives a kill -9 in the handler. What
+                // is gone with the process needs no count.
+                // CANCEL: what was taken stays in `taken` until it is returned.
+                let marks = self.taken.as_ref().map_or(Lsn(0), |taken| taken.marks);
+                let safe = self.shared.safe(marks, Level::Os).await;
+                safe.map_err(|ended| ended.fault())?;
+            }
             Ok(self.hand_over(room))
         })
     }
