@@ -61,7 +61,8 @@ impl From<Error> for Fault {
 fn plain(error: &Error) -> String {
     let text = error.to_string();
     let code = format!("{}: ", error.code());
-    text.strip_prefix(&code).map_or(text.clone(), str::to_owned)
+    text.strip_prefix(&code)
+        .map_or_else(|| text.clone(), str::to_owned)
 }
 
 /// The stable code of what the log said.
