@@ -5,6 +5,9 @@
 //!
 //! **Is not**: an engine or a store; it never names one. Users take it through the `postrider` crate.
 
+#[cfg(all(feature = "admin", unix))]
+#[allow(dead_code, reason = "the bus starts it next")]
+pub mod admin;
 pub mod bus;
 mod context;
 pub mod delivery;

@@ -101,5 +101,34 @@ pub trait Recorder: Send + Sync + 'static {
     }
 }
 
+/// Asks the engine and the stores how much waits, and sets the gauges: before they are read.
+#[cfg_attr(
+    not(feature = "admin"),
+    allow(dead_code, reason = "the admin API reads them")
+)]
+pub(crate) async fn refresh(runtime: &crate::runtime::Runtime) {
+    for (service, relay) in runtime.registry.relays() {
+        if let Ok(depth) = relay.depth().await {
+            runtime
+                .recorder
+                .gauge(OUTBOX_DEPTH, &[&service])
+                .set(depth as f64);
+        }
+    }
+    let Some(admin) = runtime.engine.admin() else {
+        return;
+    };
+    for running in runtime.registry.all() {
+        let Ok(depth) = admin.depth(&running.id).await else {
+            continue;
+        };
+        let label = running.id.to_string();
+        let gauge = |metric| runtime.recorder.gauge(metric, &[&label]);
+        gauge(DEPTH).set(depth.depth as f64);
+        let age_ms = depth.oldest_age_ms.unwrap_or(0);
+        gauge(LAG_AGE).set(age_ms as f64 / 1000.0);
+    }
+}
+
 #[cfg(test)]
 mod tests;
