@@ -15,7 +15,9 @@ use postrider_core::code::Code;
 use postrider_core::engine::Engine;
 use postrider_core::failure::{Cause, CrashState};
 use postrider_core::fault::{Advice, Effect, FaultKind};
+use postrider_core::id::InstanceId;
 use postrider_core::settle::Settle;
+use postrider_core::source::Source;
 use postrider_embedded::{Embedded, Options};
 use postrider_log::disk::{Disk, DiskFile, FileDisk, LockOutcome, OpenMode};
 use support::*;
@@ -380,4 +382,33 @@ async fn a_level_that_takes_several_machines_is_refused() {
     let error = Embedded::open(dir.path().join("data"), options).unwrap_err();
     assert_eq!(error.code(), Code::CONFIG_CONTRADICTS);
     assert!(!dir.path().join("data").exists());
+}
+
+#[tokio::test]
+async fn inboxes_of_a_process_that_died_are_swept_at_the_next_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let inbox = {
+        let engine = at(dir.path());
+        let (inbox, source) = engine.inbox(InstanceId(7)).await.unwrap();
+        let Source::Lease(mut source) = source else {
+            panic!("a lease source")
+        };
+        let mut reply = message("o-1", 1);
+        reply.destination = inbox.clone();
+        let receipts = publish(&engine, vec![reply]).await;
+        assert_eq!(receipts[0].durability, Durability::Memory);
+        assert_eq!(numbers(&source.next(ROOM).await.unwrap()), [1]);
+        engine.close(GRACE).await.unwrap();
+        inbox
+    };
+    let engine = at(dir.path());
+    let mut late = message("o-1", 2);
+    late.destination = inbox;
+    let fault = publisher(&engine)
+        .await
+        .publish(vec![late])
+        .await
+        .remove(0)
+        .unwrap_err();
+    assert_eq!(fault.kind, FaultKind::NoRoute);
 }
