@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_core::failure::{
@@ -20,6 +21,10 @@ use super::engine_lane::is_lost;
 use super::held::{From, Held};
 use super::run::{Alarm, Driver};
 use crate::failures::group_text;
+
+/// How long to wait after a claim that gave nothing, at first and at most, before the store is asked to say when there is something.
+const WATCH_PAUSE_MIN: Duration = Duration::from_millis(5);
+const WATCH_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A piece of work for the failure store. Bounded by what is held.
 #[derive(Clone)]
@@ -57,6 +62,8 @@ pub(super) struct HomeLane {
     pub(super) room: u32,
     /// There may be something to claim.
     pub(super) claim_wanted: bool,
+    /// Claims in a row that gave nothing.
+    empty_claims: u32,
 }
 
 impl HomeLane {
@@ -256,10 +263,7 @@ impl Driver {
                 }
             }
             HomeAnswer::Claimed(records) => {
-                if let HomeWork::Claim(room) = work {
-                    self.home.room = self.home.room.saturating_sub(records.len() as u32);
-                    self.home.claim_wanted |= records.len() as u32 == *room;
-                }
+                self.claimed(work, records.len() as u32);
                 self.take_redriven(records);
             }
             HomeAnswer::Noted => self.inputs.push_back(Input::CrashStateNoted),
@@ -285,6 +289,22 @@ impl Driver {
             HomeWork::Claim(_) => self.home.claim_wanted = true,
             // ORDER: before everything that became due later.
             work => self.home.queue.push_front(work),
+        }
+    }
+
+    /// As many as there was room for: there may be more. Fewer: the store is asked to say when there are. It may say so early, so a claim that gave
+    /// nothing is followed by a pause that grows, lest a store that says so at once keeps the driver busy.
+    fn claimed(&mut self, work: &HomeWork, count: u32) {
+        self.home.room = self.home.room.saturating_sub(count);
+        if matches!(work, HomeWork::Claim(room) if count == *room) {
+            self.home.claim_wanted = true;
+        } else if count > 0 {
+            self.home.empty_claims = 0;
+            self.watch_failures();
+        } else {
+            let pause = WATCH_PAUSE_MIN.saturating_mul(1 << self.home.empty_claims.min(10));
+            self.home.empty_claims += 1;
+            self.alarm(self.later(pause.min(WATCH_PAUSE_MAX)), Alarm::Watch);
         }
     }
 

@@ -40,6 +40,11 @@ const END_GRACE: Duration = Duration::from_secs(4);
 /// How often blocked and parked keys are counted for the status.
 const STATUS_EVERY: Duration = Duration::from_millis(250);
 
+const NO_ROOM: Credit = Credit {
+    messages: 0,
+    bytes: 0,
+};
+
 /// A handler's end, and how long it took.
 pub(super) type HandlerEnd = Result<(Id, (Ending, Duration)), JoinError>;
 
@@ -62,6 +67,7 @@ pub(super) enum Alarm {
     Home,
     Commit,
     Status,
+    Watch,
     End,
     Publish(Slot, u64),
     Cancelled(Slot, u64),
@@ -139,7 +145,6 @@ pub(super) async fn run(
         parked: opened.parked,
     });
     driver.home.claim_wanted = driver.failures.is_some();
-    driver.watch_failures();
     driver.turn().await;
     while !driver.is_over() {
         let event = driver.receive().await;
@@ -231,10 +236,7 @@ impl Driver {
             publishing: 0,
             commits: BTreeMap::new(),
             revoked: Vec::new(),
-            credit: Credit {
-                messages: 0,
-                bytes: 0,
-            },
+            credit: NO_ROOM,
             alarms: BTreeSet::new(),
             source_tries: 0,
             source_waits: false,
@@ -265,6 +267,8 @@ impl Driver {
         let wait = self.alarms.first().map(|(at, _)| at.since(now));
         let has_room = self.credit.messages > 0 && self.credit.bytes > 0;
         let is_log = matches!(self.source, Source::Log(_));
+        // A log source is heard without room too: it says what is assigned and revoked.
+        let room = if has_room { self.credit } else { NO_ROOM };
         let listens =
             !self.source_waits && !self.source_over && !self.drained && (has_room || is_log);
         tokio::select! {
@@ -273,7 +277,7 @@ impl Driver {
             Some(ended) = self.handlers.join_next_with_id() => Event::Handled(ended),
             Some(returned) = self.calls.next() => Event::Returned(returned),
             () = rings(wait) => Event::Timer,
-            event = next(&mut self.source, self.credit), if listens => event,
+            event = next(&mut self.source, room), if listens => event,
         }
     }
 
@@ -349,6 +353,7 @@ impl Driver {
                 Alarm::Engine => self.engine.waits = false,
                 Alarm::Home => self.home.waits = false,
                 Alarm::Commit | Alarm::Status => {}
+                Alarm::Watch => self.watch_failures(),
                 Alarm::Publish(slot, run) => self.publish_again(slot, run),
                 Alarm::Cancelled(slot, run) => self.give_up_handler(slot, run),
                 Alarm::End => self.give_up_drain(now),

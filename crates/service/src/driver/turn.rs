@@ -48,10 +48,7 @@ impl Driver {
             Returned::Published(deliveries, results) => self.publish_returned(deliveries, results),
             Returned::Committed(deliveries, result) => self.committed(deliveries, result),
             Returned::Home(work, answer) => self.home_answered(*work, answer),
-            Returned::FailuresChanged => {
-                self.home.claim_wanted = true;
-                self.watch_failures();
-            }
+            Returned::FailuresChanged => self.home.claim_wanted = true,
             Returned::Replied(results) => {
                 for fault in results.into_iter().filter_map(Result::err) {
                     tracing::debug!(target: "postrider", %fault, "an error reply was not taken");

@@ -28,6 +28,10 @@ pub struct FakeFailures {
     changed: Notify,
     /// The next calls that write fail, the last first.
     pub faults: Mutex<Vec<Fault>>,
+    /// `changed` returns at once, as it may.
+    pub always_changed: Mutex<bool>,
+    /// Calls of `changed`.
+    pub looks: Mutex<u32>,
 }
 
 impl FakeFailures {
@@ -37,6 +41,8 @@ impl FakeFailures {
             inner: Mutex::default(),
             changed: Notify::new(),
             faults: Mutex::default(),
+            always_changed: Mutex::default(),
+            looks: Mutex::default(),
         })
     }
     pub fn insert(&self, draft: FailureDraft, parked: bool) -> FailureId {
@@ -304,6 +310,10 @@ impl FailureStore for FakeFailures {
         })
     }
     fn changed<'a>(&'a self, _: &'a SubscriptionId) -> Fut<'a, ()> {
+        *self.looks.lock() += 1;
+        if *self.always_changed.lock() {
+            return Box::pin(std::future::ready(()));
+        }
         Box::pin(self.changed.notified())
     }
     fn finish<'a>(

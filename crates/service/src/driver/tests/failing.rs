@@ -314,3 +314,24 @@ async fn without_a_failure_store_a_message_that_fails_for_good_is_held() {
     world.settles.wait_for(3).await;
     assert_eq!(script.handled(), [3, 1, 2]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_store_that_always_says_changed_does_not_keep_the_driver_busy() {
+    let failures = crate::test_support::failures::FakeFailures::new(&subscription());
+    *failures.always_changed.lock() = true;
+    let script = Script::new(&[(1, 99)]);
+    let handler = script.handler();
+    let world = World::start_with(Options::default(), handler, false, Arc::clone(&failures));
+    world.push(&[(1, "a")]);
+    world.until(|w| !w.failures.records().is_empty()).await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let looks = *failures.looks.lock();
+    assert!((50..200).contains(&looks), "{looks} looks in 100 s");
+    script.mend();
+    failures
+        .redrive(&world.id, Selection::All, reason())
+        .await
+        .unwrap();
+    world.until(|w| w.failures.records().is_empty()).await;
+    assert_eq!(script.handled(), [1]);
+}
