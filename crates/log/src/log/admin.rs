@@ -413,6 +413,14 @@ impl Log {
         })
     }
 
+    /// Whether a record is settled in a subscription: acknowledged, or ended in another way. True also for what was never there.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSubscription`].
+    pub fn is_settled(&self, sub: SubId, offset: Offset) -> Result<bool, Error> {
+        Ok(self.state.sub(sub)?.settled.contains(offset))
+    }
+
     /// Whether a lease call could give something to some member now.
     ///
     /// # Errors
