@@ -470,10 +470,9 @@ impl Raw {
             .ok_or_else(|| reader.malformed("it has more headers than bytes"))?;
         let from = place(&reader);
         for _ in 0..header_count {
-            field(&mut reader)?.ok_or_else(|| Error::Malformed {
-                what: "record",
-                why: "a header has no name",
-            })?;
+            if field(&mut reader)?.is_none() {
+                return Err(reader.malformed("a header has no name"));
+            }
             field(&mut reader)?;
         }
         reader.finish()?;

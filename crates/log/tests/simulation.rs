@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 use postrider_log::disk::{Fault, SimDisk};
 use postrider_log::wal::WalOptions;
 use postrider_log::{
-    Error, Expected, FailureId, FailureIn, FailureOp, Kind, Leased, Level, Limits, Log, Lsn,
-    MemberId, Now, Offset, OffsetCommit, Options, ParkIn, ParkOp, Publish, RecordIn, Settle,
+    Error, Expected, FailureId, FailureIn, FailureOp, FailureState, Kind, Leased, Level, Limits,
+    Log, Lsn, MemberId, Now, Offset, OffsetCommit, Options, Park, Publish, RecordIn, Settle,
     SettleOp, Start, StreamConfig, StreamId, SubId, SubscriptionConfig, Tx, pump,
 };
 
@@ -79,23 +79,12 @@ enum Did {
         sub: usize,
         failure: u64,
         id: u64,
+        key: u64,
+        parks: bool,
     },
     FailureEnded {
         sub: usize,
         failure: u64,
-    },
-    Parked {
-        sub: usize,
-        key: u64,
-        id: u64,
-    },
-    ParkDone {
-        sub: usize,
-        key: u64,
-    },
-    Unparked {
-        sub: usize,
-        key: u64,
     },
     Crash {
         sub: usize,
@@ -113,8 +102,8 @@ struct Model {
     records: BTreeMap<(usize, Offset), (u64, u64)>,
     settled: BTreeSet<(usize, Offset)>,
     attempts: BTreeMap<(usize, Offset), u32>,
-    failures: BTreeMap<(usize, u64), u64>,
-    parked: BTreeMap<(usize, u64), Vec<u64>>,
+    /// Message, key, and whether it parks the key.
+    failures: BTreeMap<(usize, u64), (u64, u64, bool)>,
     crash: BTreeMap<usize, u64>,
     reader: (u64, u64),
 }
@@ -142,18 +131,17 @@ impl Model {
             } => {
                 self.attempts.insert((sub, offset), attempts);
             }
-            Did::Failed { sub, failure, id } => {
-                self.failures.insert((sub, failure), id);
+            Did::Failed {
+                sub,
+                failure,
+                id,
+                key,
+                parks,
+            } => {
+                self.failures.insert((sub, failure), (id, key, parks));
             }
             Did::FailureEnded { sub, failure } => {
                 self.failures.remove(&(sub, failure));
-            }
-            Did::Parked { sub, key, id } => self.parked.entry((sub, key)).or_default().push(id),
-            Did::ParkDone { sub, key } => {
-                self.parked.get_mut(&(sub, key)).unwrap().remove(0);
-            }
-            Did::Unparked { sub, key } => {
-                self.parked.remove(&(sub, key));
             }
             Did::Crash { sub, state } => {
                 self.crash.insert(sub, state);
@@ -420,9 +408,17 @@ impl World {
         let mut failures = ticket.failures.iter();
         for did in dids {
             let did = match did {
-                Did::Failed { sub, id, .. } => Did::Failed {
+                Did::Failed {
                     sub,
                     id,
+                    key,
+                    parks,
+                    ..
+                } => Did::Failed {
+                    sub,
+                    id,
+                    key,
+                    parks,
                     failure: failures.next().unwrap().0,
                 },
                 other => other,
@@ -460,21 +456,20 @@ impl World {
         }
         dids.push(Did::Settled { sub, offset });
         match choice {
-            1 => {
+            1..4 => {
+                let parks = key > 0 && choice > 1;
                 dids.push(Did::Failed {
                     sub,
                     failure: 0,
                     id,
+                    key,
+                    parks,
                 });
                 Settle::Dead(FailureIn {
                     group: format!("cause {}", id % 3),
                     meta: Bytes::from(id.to_string()),
-                })
-            }
-            2 | 3 if key > 0 => {
-                dids.push(Did::Parked { sub, key, id });
-                Settle::Park(ParkIn {
-                    meta: Bytes::from(id.to_string()),
+                    key: key_bytes(key),
+                    park: if parks { Park::Key } else { Park::No },
                 })
             }
             4 => Settle::Discard {
@@ -677,53 +672,47 @@ impl World {
             .filter(|(s, _)| *s == sub)
             .map(|(_, failure)| *failure)
             .collect();
-        let parked: Vec<u64> = self
-            .model
-            .parked
-            .keys()
-            .filter(|(s, _)| *s == sub)
-            .map(|(_, key)| *key)
-            .collect();
         match self.rng.below(4) {
             0 => {
                 if let Some(failure) = self.rng.pick(&failures).copied() {
-                    let reason = "mended".to_owned();
+                    let info = self
+                        .log
+                        .lock()
+                        .failure_info(id, FailureId(failure))?
+                        .unwrap();
+                    if info.state == FailureState::Open && self.rng.chance(50) {
+                        let ids = vec![FailureId(failure)];
+                        let reason = "mended".to_owned();
+                        let redrive = FailureOp::Redrive {
+                            sub: id,
+                            ids,
+                            reason,
+                        };
+                        tx.failures.push(redrive);
+                        self.log.lock().commit(tx, now)?;
+                        return Ok(());
+                    }
                     tx.failures.push(FailureOp::Resolve {
                         sub: id,
                         id: FailureId(failure),
-                        reason,
                     });
                     dids.push(Did::FailureEnded { sub, failure });
                 }
             }
             1 => {
-                if let Some(key) = self.rng.pick(&parked).copied() {
-                    let bytes = key_bytes(key).unwrap();
-                    let messages = self.log.lock().parked_messages(id, &bytes, 0, 100)?;
-                    let ids: Vec<u64> = messages
+                let ids: Vec<FailureId> =
+                    failures.iter().take(2).map(|id| FailureId(*id)).collect();
+                if !ids.is_empty() {
+                    let ended = ids
                         .iter()
-                        .map(|m| u128::from_le_bytes(m.record.id) as u64)
-                        .collect();
-                    assert_eq!(
+                        .map(|id| Did::FailureEnded { sub, failure: id.0 });
+                    dids.extend(ended);
+                    let reason = "given up".to_owned();
+                    tx.failures.push(FailureOp::Discard {
+                        sub: id,
                         ids,
-                        self.model.parked[&(sub, key)],
-                        "a parked key keeps its messages in order"
-                    );
-                    if let Some(first) = messages.first() {
-                        tx.parks.push(ParkOp::Done {
-                            sub: id,
-                            key: bytes.clone(),
-                            seq: first.seq,
-                        });
-                        dids.push(Did::ParkDone { sub, key });
-                    }
-                    if messages.len() <= 1 {
-                        tx.parks.push(ParkOp::Unpark {
-                            sub: id,
-                            key: bytes,
-                        });
-                        dids.push(Did::Unparked { sub, key });
-                    }
+                        reason,
+                    });
                 }
             }
             2 => {
@@ -841,40 +830,32 @@ impl World {
             let info = log.subscription_info(sub.id).unwrap();
             assert_eq!(info.depth, depth, "depth of sub {n}");
             let failures = log.failures(sub.id, None, FailureId(0), 10_000).unwrap();
-            let failures: Vec<(u64, u64)> = failures
-                .iter()
-                .map(|info| (info.id.0, u128::from_le_bytes(info.message_id) as u64))
+            let of_sub = self.model.failures.iter().filter(|((s, _), _)| *s == n);
+            let expected: Vec<_> = of_sub
+                .map(|((_, failure), rest)| (*failure, *rest))
                 .collect();
-            let expected: Vec<(u64, u64)> = self
-                .model
-                .failures
-                .iter()
-                .filter(|((s, _), _)| *s == n)
-                .map(|((_, f), id)| (*f, *id))
-                .collect();
-            assert_eq!(failures, expected, "failures of sub {n}");
-            for (failure, id) in &failures {
-                let failure = log.failure(sub.id, FailureId(*failure)).unwrap();
-                assert_eq!(failure.meta, Bytes::from(id.to_string()));
-                assert_eq!(failure.record.id, u128::from(*id).to_le_bytes());
-            }
-            for key in log.parked_keys(sub.id, None, 100).unwrap() {
-                let messages = log.parked_messages(sub.id, &key.key, 0, 1_000).unwrap();
-                let ids: Vec<u64> = messages
-                    .iter()
-                    .map(|m| u128::from_le_bytes(m.record.id) as u64)
-                    .collect();
-                let name: u64 = std::str::from_utf8(&key.key[4..]).unwrap().parse().unwrap();
+            assert_eq!(failures.len(), expected.len(), "failures of sub {n}");
+            let mut parked = BTreeSet::new();
+            for (info, (failure, (id, key, parks))) in failures.iter().zip(expected) {
                 assert_eq!(
-                    Some(&ids),
-                    self.model.parked.get(&(n, name)),
-                    "parked in sub {n}"
+                    (info.id.0, info.parked),
+                    (failure, parks),
+                    "failures of sub {n}"
                 );
+                let failure = log.failure(sub.id, info.id).unwrap();
+                assert_eq!(failure.meta, Bytes::from(id.to_string()));
+                assert_eq!(failure.record.id, u128::from(id).to_le_bytes());
+                assert_eq!(failure.record.key, key_bytes(key));
+                parked.extend(key_bytes(key).filter(|_| parks));
             }
             assert_eq!(
-                info.parked_keys,
-                self.model.parked.keys().filter(|(s, _)| *s == n).count()
+                log.parked_keys(sub.id)
+                    .unwrap()
+                    .into_iter()
+                    .collect::<BTreeSet<_>>(),
+                parked
             );
+            assert_eq!(info.failures, failures.len());
             let crash = self
                 .model
                 .crash
