@@ -31,7 +31,7 @@ impl Step {
 /// One round: at most one write, one slice of upkeep, one checkpoint.
 ///
 /// # Errors
-/// As [`write`] and [`upkeep`].
+/// As [`write()`] and [`upkeep`].
 pub fn step(log: &Mutex<Log>, now: Now) -> Result<Step, Error> {
     let progress = write(log, now)?;
     let rest = upkeep(log, now)?;
@@ -90,7 +90,7 @@ pub fn run_until_idle(log: &Mutex<Log>, now: Now) -> Result<(), Error> {
 /// Writes a marker by which the last confirmed batch is provably so. For a host that has had nothing to do for a while.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn idle(log: &Mutex<Log>) -> Result<(), Error> {
     let Some(job) = log.lock().begin_idle()? else {
         return Ok(());

@@ -603,9 +603,11 @@ impl World {
     }
 
     fn pass_time(&mut self) -> Result<(), Error> {
-        let ms = self
-            .rng
-            .below(if self.rng.0 % 7 == 0 { 25_000 } else { 200 });
+        let ms = self.rng.below(if self.rng.0.is_multiple_of(7) {
+            25_000
+        } else {
+            200
+        });
         self.mono_ms += ms;
         self.wall_ms += ms;
         let now = self.now();
