@@ -190,10 +190,10 @@ impl Window {
         if heal {
             lane.blocked = None;
         }
-        if lane.rows.is_empty() {
-            if let Some(from) = lane.skipped_from.take() {
-                self.cursor.back_to(from);
-            }
+        if lane.rows.is_empty()
+            && let Some(from) = lane.skipped_from.take()
+        {
+            self.cursor.back_to(from);
         }
         self.forget_if_idle(&id);
     }
