@@ -62,6 +62,10 @@ pub use postrider_service::effect::{After, Effects, Publish, Reply, Send};
 pub use postrider_service::extract::{Committed, Ctx, Db, Headers, Meta, State, Tx};
 pub use postrider_service::handler::{Configured, DeadLetter, HandlerExt, IntoHandler, raw};
 
+/// The contracts, for whoever writes an engine, a store or a failure store.
+pub use postrider_core as contract;
+#[cfg(feature = "embedded")]
+pub use postrider_embedded as embedded;
 #[cfg(feature = "sqlite")]
 pub use postrider_sqlite as sqlite;
 

@@ -1,0 +1,245 @@
+//! Services on `memory:`, and what a test asks of them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postrider::contract::engine::Engine;
+use postrider::contract::failure::{FailureRecord, Reason, Selection};
+use postrider::contract::name::SubscriptionId;
+use postrider::embedded::{Embedded, MemoryOptions};
+use postrider::{Bus, BusOptions, Command, Error, Event, Message, Result, Running, Service};
+
+use crate::clock::{SeededEntropy, VirtualClock};
+use crate::spy::{Seen, Spy};
+
+/// How long [`App::settle`] lets virtual time pass before it gives up.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+/// How often it looks, in virtual time.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Services on one `memory:` bus under virtual time.
+pub struct App {
+    bus: Bus,
+    engine: Arc<dyn Engine>,
+    seen: Seen,
+    running: Vec<Running>,
+}
+
+/// What was left when [`App::try_settle`] gave up: depth per subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck(pub Vec<(SubscriptionId, u64)>);
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("after a day of virtual time these still have work:")?;
+        self.0
+            .iter()
+            .try_for_each(|(id, depth)| write!(f, " {id} ({depth})"))
+    }
+}
+
+impl App {
+    /// Starts services, with the seed 1.
+    ///
+    /// # Errors
+    /// What [`Service::start`] says.
+    pub async fn start(services: impl IntoIterator<Item = Service>) -> Result<Self> {
+        Self::start_seeded(services, 1).await
+    }
+
+    /// Starts services; ids and jitter come from this seed.
+    ///
+    /// # Errors
+    /// What [`Service::start`] says.
+    pub async fn start_seeded(
+        services: impl IntoIterator<Item = Service>,
+        seed: u64,
+    ) -> Result<Self> {
+        let clock = Arc::new(VirtualClock::new());
+        let inner: Arc<dyn Engine> = Arc::new(Embedded::memory(MemoryOptions::on(clock.clone()))?);
+        let seen = Seen::default();
+        let engine: Arc<dyn Engine> = Arc::new(Spy {
+            engine: inner,
+            seen: seen.clone(),
+        });
+        let options = BusOptions {
+            source: "test".into(),
+            clock,
+            entropy: Arc::new(SeededEntropy::new(seed)),
+            ..BusOptions::default()
+        };
+        let bus = Bus::from_engine(engine.clone(), options).await?;
+        let mut running = Vec::new();
+        for service in services {
+            running.push(service.announce(false).start(&bus).await?);
+        }
+        Ok(Self {
+            bus,
+            engine,
+            seen,
+            running,
+        })
+    }
+
+    /// The bus, for whatever the other methods do not say.
+    #[must_use]
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
+    /// Publishes an event, as somebody outside would.
+    ///
+    /// # Errors
+    /// What [`Bus::publish`] says.
+    pub async fn given<E: Event>(&self, event: E) -> Result {
+        self.bus.publish(event).await.map(drop)
+    }
+
+    /// Sends a command, as somebody outside would.
+    ///
+    /// # Errors
+    /// What [`Bus::send`] says.
+    pub async fn sent<C: Command>(&self, command: C) -> Result {
+        self.bus.send(command).await.map(drop)
+    }
+
+    /// Lets this much virtual time pass; what falls due meanwhile happens in its order.
+    pub async fn advance(&self, by: Duration) {
+        tokio::time::sleep(by).await;
+    }
+
+    /// Waits until every message is handled or set aside as a failure. Retries wait out their backoff in virtual time. What is scheduled for later
+    /// stays scheduled: [`App::advance`] brings it.
+    ///
+    /// # Panics
+    /// After a day of virtual time, naming what is left.
+    pub async fn settle(&self) {
+        if let Err(stuck) = self.try_settle().await {
+            panic!("{stuck}");
+        }
+    }
+
+    /// As [`App::settle`].
+    ///
+    /// # Errors
+    /// [`Stuck`] after a day of virtual time.
+    pub async fn try_settle(&self) -> std::result::Result<(), Stuck> {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        let mut quiet = 0;
+        loop {
+            // Two looks: between them a relay may carry what a handler has just committed.
+            tokio::time::sleep(LOOK).await;
+            let left = self.left().await;
+            quiet = if left.is_empty() { quiet + 1 } else { 0 };
+            if quiet == 2 {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() > until {
+                return Err(Stuck(left));
+            }
+        }
+    }
+
+    async fn left(&self) -> Vec<(SubscriptionId, u64)> {
+        let admin = self
+            .engine
+            .admin()
+            .expect("the embedded engine can be looked into");
+        let mut left = Vec::new();
+        for destination in admin.destinations().await.unwrap_or_default() {
+            for id in destination.subscriptions {
+                let depth = admin.depth(&id).await.unwrap_or_default();
+                let now = depth.depth.saturating_sub(depth.delayed);
+                if now > 0 {
+                    left.push((id, now));
+                }
+            }
+        }
+        left
+    }
+
+    /// All messages of this type that were published so far, by anybody, in order.
+    ///
+    /// # Panics
+    /// One of them cannot be read as `M`.
+    #[must_use]
+    pub fn published<M: Message>(&self) -> Vec<M> {
+        let of_type = |o: &postrider::contract::envelope::Outgoing| {
+            o.destination.kind == M::KIND
+                && (M::DESTINATION.is_empty() || o.destination.name.as_str() == M::DESTINATION)
+                && o.envelope.message_type == M::TYPE
+        };
+        let read = |o: postrider::contract::envelope::Outgoing| {
+            M::decode(&o.envelope.content_type, &o.payload)
+                .unwrap_or_else(|e| panic!("a published `{}` cannot be read: {e}", M::TYPE))
+        };
+        self.seen
+            .all()
+            .into_iter()
+            .filter(of_type)
+            .map(read)
+            .collect()
+    }
+
+    /// All failure records of all subscriptions, with their original bytes.
+    ///
+    /// # Errors
+    /// What the failure store says.
+    pub async fn failures(&self) -> Result<Vec<FailureRecord>> {
+        let Some(store) = self.engine.failures() else {
+            return Ok(Vec::new());
+        };
+        let mut ids: Vec<SubscriptionId> = store
+            .groups(None)
+            .await?
+            .into_iter()
+            .map(|g| g.subscription)
+            .collect();
+        ids.sort();
+        ids.dedup();
+        let mut all = Vec::new();
+        for id in ids {
+            for record in store.list(&id, None, None, 1000).await? {
+                all.push(store.get(&id, record.id).await?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Redrives every failure of every subscription; gives how many. Follow it with [`App::settle`].
+    ///
+    /// # Errors
+    /// What the failure store says.
+    pub async fn redrive_all(&self) -> Result<u64> {
+        let Some(store) = self.engine.failures() else {
+            return Ok(0);
+        };
+        let mut count = 0;
+        let groups = store.groups(None).await?;
+        let mut ids: Vec<SubscriptionId> = groups.into_iter().map(|g| g.subscription).collect();
+        ids.sort();
+        ids.dedup();
+        for id in ids {
+            let reason = Reason {
+                by: "test".into(),
+                text: "redrive all".into(),
+                at: self.bus.now(),
+            };
+            count += store.redrive(&id, Selection::All, reason).await?;
+        }
+        Ok(count)
+    }
+
+    /// Stops the services and closes the bus.
+    ///
+    /// # Errors
+    /// Something could not be confirmed within ten (virtual) seconds.
+    pub async fn stop(self) -> std::result::Result<(), Error> {
+        let grace = Duration::from_secs(10);
+        for running in self.running {
+            running.stop(grace).await;
+        }
+        self.bus.close(grace).await
+    }
+}
