@@ -15,8 +15,9 @@ use crate::spy::{Seen, Spy};
 
 /// How long [`App::settle`] lets virtual time pass before it gives up.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
-/// How often it looks, in virtual time.
-const LOOK: Duration = Duration::from_millis(5);
+/// How often it looks, in virtual time: first, and at most. The pause doubles, so that a long backoff costs few looks.
+const LOOK_FIRST: Duration = Duration::from_millis(1);
+const LOOK_LAST: Duration = Duration::from_secs(10);
 
 /// Services on one `memory:` bus under virtual time.
 pub struct App {
@@ -126,12 +127,15 @@ impl App {
     /// [`Stuck`] after a day of virtual time.
     pub async fn try_settle(&self) -> std::result::Result<(), Stuck> {
         let until = tokio::time::Instant::now() + PATIENCE;
-        let mut quiet = 0;
+        let (mut quiet, mut look) = (0, LOOK_FIRST);
         loop {
             // Two looks: between them a relay may carry what a handler has just committed.
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(look).await;
             let left = self.left().await;
-            quiet = if left.is_empty() { quiet + 1 } else { 0 };
+            (quiet, look) = match left.is_empty() {
+                true => (quiet + 1, LOOK_FIRST),
+                false => (0, (look * 2).min(LOOK_LAST)),
+            };
             if quiet == 2 {
                 return Ok(());
             }

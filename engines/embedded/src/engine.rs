@@ -361,7 +361,6 @@ fn info(
         C::AtomicDeadLetter,
         C::FailureStore,
         C::RequestReply,
-        C::ExpectedVersion,
         C::Lag,
     ];
     let none = Capabilities::none(message_bytes_max);

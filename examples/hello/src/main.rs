@@ -22,53 +22,59 @@ struct StockReserved {
     left: u32,
 }
 
-/// Inbox row, this update and the outgoing message are one commit: however often the order comes, stock is taken once.
+/// This update, the message that it returns and the mark that the order was handled are one commit.
 fn reserve(order: OrderPlaced, tx: &mut Tx<Sqlite>) -> Result<Publish<StockReserved>, SqlError> {
     let take = "UPDATE stock SET left = left - ?1 RETURNING left";
     let left = tx.query_row(take, [order.quantity], |row| row.get(0))?;
-    Ok(Publish(StockReserved {
-        order_id: order.order_id,
-        left,
-    }))
-}
-
-fn inventory(store: Sqlite) -> Service {
-    Service::new("inventory")
-        .store(store)
-        .on(reserve.retry(Retry::backoff(secs(1)..mins(5)).times(8)))
-}
-// README: end
-
-const TABLE: &str = "CREATE TABLE stock (left INTEGER NOT NULL); INSERT INTO stock VALUES (1000)";
-
-/// Another service, on the other topic: it says what it heard.
-async fn tell(event: StockReserved, State(told): State<Arc<Semaphore>>) {
-    println!("{}: reserved, {} left", event.order_id, event.left);
-    told.add_permits(1);
+    let order_id = order.order_id;
+    Ok(Publish(StockReserved { order_id, left }))
 }
 
 #[tokio::main]
 async fn main() -> postrider::Result {
     let bus = Bus::connect("embedded:./hello-data").await?;
-    let store = Sqlite::open("hello-data/inventory.db")?.migrate(&[TABLE])?;
-    let told = Arc::new(Semaphore::new(0));
-    let inventory = inventory(store).start(&bus).await?;
-    let teller = Service::new("teller")
-        .state(told.clone())
+    let (told, enough) = send_three_orders(&bus);
+    inventory(Sqlite::open("inventory.db")?.migrate(&[STOCK])?)
+        .state(told)
         .on(tell)
-        .start(&bus)
-        .await?;
-    for order in ["o-1", "o-2", "o-3"] {
-        bus.publish(OrderPlaced {
-            order_id: order.into(),
-            quantity: 2,
-        })
-        .await?;
-    }
-    let _three = told.acquire_many(3).await;
-    inventory.stop(secs(5)).await;
-    teller.stop(secs(5)).await;
-    bus.close(secs(5)).await
+        .run_until(bus, enough)
+        .await
+}
+
+fn inventory(store: Sqlite) -> Service {
+    let patient = Retry::backoff(secs(1)..mins(5)).times(8);
+    Service::new("inventory")
+        .store(store)
+        .on(reserve.retry(patient))
+}
+// README: end
+
+const STOCK: &str = "CREATE TABLE stock (left INTEGER NOT NULL); INSERT INTO stock VALUES (1000)";
+
+/// A plain handler, at least once: it says what it heard.
+async fn tell(event: StockReserved, State(told): State<Arc<Semaphore>>) {
+    println!("order {}: reserved, {} left", event.order_id, event.left);
+    told.add_permits(1);
+}
+
+/// Somebody has to place orders; gives what `tell` counts with, and what is done after three.
+fn send_three_orders(bus: &Bus) -> (Arc<Semaphore>, impl Future<Output = ()> + use<>) {
+    let told = Arc::new(Semaphore::new(0));
+    let (bus, counted) = (bus.clone(), told.clone());
+    let enough = async move {
+        for order_id in ["o-1", "o-2", "o-3"] {
+            let order = OrderPlaced {
+                order_id: order_id.into(),
+                quantity: 2,
+            };
+            if let Err(error) = bus.publish(order).await {
+                eprintln!("{error}");
+                return;
+            }
+        }
+        drop(counted.acquire_many(3).await);
+    };
+    (told, enough)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::*;
 fn shelf() -> Sqlite {
     Sqlite::in_memory()
         .expect("memory can be opened")
-        .migrate(&[TABLE])
+        .migrate(&[STOCK])
         .expect("the table is new")
 }
 
@@ -39,7 +39,7 @@ async fn a_broken_table_is_a_failure_that_can_be_sent_back() -> postrider::Resul
     app.settle().await;
     assert_eq!(app.failures().await?.len(), 1, "there is no table yet");
 
-    let _shelf = shelf.migrate(&[TABLE])?;
+    let _shelf = shelf.migrate(&[STOCK])?;
     assert_eq!(app.redrive_all().await?, 1);
     app.settle().await;
     assert!(app.failures().await?.is_empty());
