@@ -1,4 +1,6 @@
 //! A publisher that keeps what it was given, and fails when told to.
+//!
+//! Its waits are virtual: every test that uses it runs with `start_paused`.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,4 +1,6 @@
 //! Scripted sources: what they hand over is pushed by the test, what is settled is written down.
+//!
+//! Its waits are virtual: every test that uses it runs with `start_paused`.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;

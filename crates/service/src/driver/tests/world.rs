@@ -1,4 +1,6 @@
 //! A driver with everything around it faked.
+//!
+//! Its waits are virtual: every test that uses it runs with `start_paused`.
 
 use std::collections::HashMap;
 
