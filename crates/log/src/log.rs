@@ -51,6 +51,9 @@ pub struct Limits {
     pub reason_bytes_max: usize,
     /// Streams. Default 1,000,000.
     pub streams_max: usize,
+    /// Offsets reserved ahead, durably, for a stream whose records are seen before they are synced: so many are at most lost in a crash,
+    /// and so many may be published between two syncs before consumers wait. At least 2. Default 65,536.
+    pub reserve_ahead: u64,
     /// Subscriptions of one stream. Default 10,000.
     pub subscriptions_max: usize,
 }
@@ -64,6 +67,7 @@ impl Default for Limits {
             meta_bytes_max: 1 << 20,
             reason_bytes_max: 1 << 10,
             streams_max: 1_000_000,
+            reserve_ahead: 65_536,
             subscriptions_max: 10_000,
         }
     }

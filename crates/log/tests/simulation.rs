@@ -201,6 +201,7 @@ fn options(rng: &mut Rng) -> Options {
         },
         limits: Limits {
             record_bytes_max: 8 << 10,
+            reserve_ahead: 2 + rng.below(20),
             ..Limits::default()
         },
         cache_bytes_max: if rng.chance(50) { 0 } else { 8 << 10 },

@@ -10,7 +10,7 @@ use crate::definitions::{Created, Kind, Start, StreamConfig, SubscriptionConfig,
 use crate::entry::{Ddl, Entry};
 use crate::ids::{Now, Offset, StreamId, SubId};
 use crate::view::offsets::ReaderState;
-use crate::view::stream::{RESERVE_AHEAD, Stream};
+use crate::view::stream::Stream;
 use crate::view::subscription::Subscription;
 use crate::wal::Lsn;
 use crate::{Error, Level};
@@ -85,10 +85,12 @@ impl Log {
                 .get(&stream)
                 .map_or((0, 0), |s| (s.next, s.reserved));
             frame.push(&Entry::Ddl(ddl));
-            if level != Level::Fsync && reserved.0 + RESERVE_AHEAD / 2 > reserved.1 {
+            if level != Level::Fsync
+                && reserved.0 + self.options.limits.reserve_ahead / 2 > reserved.1
+            {
                 frame.push(&Entry::Reserve {
                     stream,
-                    upto: reserved.0 + RESERVE_AHEAD,
+                    upto: reserved.0 + self.options.limits.reserve_ahead,
                 });
             }
         } else {

@@ -12,9 +12,6 @@ use crate::view::failures::{put_location, read_location};
 use crate::view::offsets::ReaderState;
 use crate::wal::Location;
 
-/// Offsets reserved ahead for a stream whose records are seen before they are synced.
-pub(crate) const RESERVE_AHEAD: u64 = 65_536;
-
 /// Where a run of records lies, and how much of it is still wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BatchRef {

@@ -7,7 +7,6 @@ use crate::batch::{Block, Producer, encode_block, record_size};
 use crate::entry::{DATA_HEAD, Entry, kind};
 use crate::ids::{Offset, StreamId};
 use crate::tx::{Appended, Publish, RecordIn};
-use crate::view::stream::RESERVE_AHEAD;
 use crate::{Error, Level};
 
 impl<'a> Plan<'_, 'a> {
@@ -223,10 +222,12 @@ impl<'a> Plan<'_, 'a> {
         tails.sort_unstable();
         for (id, next) in tails {
             let stream = &self.state.streams[&id];
-            if stream.config.level != Level::Fsync && next + RESERVE_AHEAD / 2 > stream.reserved {
+            if stream.config.level != Level::Fsync
+                && next + self.limits.reserve_ahead / 2 > stream.reserved
+            {
                 self.frame.push(&Entry::Reserve {
                     stream: id,
-                    upto: next + RESERVE_AHEAD,
+                    upto: next + self.limits.reserve_ahead,
                 });
                 self.frame.must_sync = true;
             }
