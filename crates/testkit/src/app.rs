@@ -1,11 +1,12 @@
 //! Services on `memory:`, and what a test asks of them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use postrider::contract::engine::Engine;
-use postrider::contract::failure::{FailureRecord, Reason, Selection};
+use postrider::contract::failure::{FailureRecord, FailureState, Reason, Selection};
 use postrider::contract::name::SubscriptionId;
 use postrider::embedded::{Embedded, MemoryOptions};
 use postrider::{Bus, BusOptions, Command, Error, Event, Message, Result, Running, Service};
@@ -13,6 +14,8 @@ use postrider::{Bus, BusOptions, Command, Error, Event, Message, Result, Running
 use crate::clock::{SeededEntropy, VirtualClock};
 use crate::spy::{Seen, Spy};
 
+/// The most failure records of one subscription that the kit looks at.
+const PAGE: u32 = 1000;
 /// How long [`App::settle`] lets virtual time pass before it gives up.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
 /// How often it looks, in virtual time: first, and at most. The pause doubles, so that a long backoff costs few looks.
@@ -154,13 +157,34 @@ impl App {
         for destination in admin.destinations().await.unwrap_or_default() {
             for id in destination.subscriptions {
                 let depth = admin.depth(&id).await.unwrap_or_default();
-                let now = depth.depth.saturating_sub(depth.delayed);
+                let redriving = self.redriving(&id).await;
+                let now = depth.depth.saturating_sub(depth.delayed) + redriving;
                 if now > 0 {
                     left.push((id, now));
                 }
             }
         }
         left
+    }
+
+    /// Failure records on their way back to the handler.
+    async fn redriving(&self, id: &SubscriptionId) -> u64 {
+        let Some(store) = self.engine.failures() else {
+            return 0;
+        };
+        let records = store.list(id, None, None, PAGE).await.unwrap_or_default();
+        let redriving = |r: &&FailureRecord| r.state == FailureState::Redriving;
+        records.iter().filter(redriving).count() as u64
+    }
+
+    /// The subscriptions that have failures.
+    async fn failing(&self) -> Result<Vec<SubscriptionId>> {
+        let Some(store) = self.engine.failures() else {
+            return Ok(Vec::new());
+        };
+        let groups = store.groups(None).await?;
+        let ids: BTreeSet<SubscriptionId> = groups.into_iter().map(|g| g.subscription).collect();
+        Ok(ids.into_iter().collect())
     }
 
     /// All messages of this type that were published so far, by anybody, in order.
@@ -194,17 +218,9 @@ impl App {
         let Some(store) = self.engine.failures() else {
             return Ok(Vec::new());
         };
-        let mut ids: Vec<SubscriptionId> = store
-            .groups(None)
-            .await?
-            .into_iter()
-            .map(|g| g.subscription)
-            .collect();
-        ids.sort();
-        ids.dedup();
         let mut all = Vec::new();
-        for id in ids {
-            for record in store.list(&id, None, None, 1000).await? {
+        for id in self.failing().await? {
+            for record in store.list(&id, None, None, PAGE).await? {
                 all.push(store.get(&id, record.id).await?);
             }
         }
@@ -220,11 +236,7 @@ impl App {
             return Ok(0);
         };
         let mut count = 0;
-        let groups = store.groups(None).await?;
-        let mut ids: Vec<SubscriptionId> = groups.into_iter().map(|g| g.subscription).collect();
-        ids.sort();
-        ids.dedup();
-        for id in ids {
+        for id in self.failing().await? {
             let reason = Reason {
                 by: "test".into(),
                 text: "redrive all".into(),
