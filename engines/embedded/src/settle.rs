@@ -123,19 +123,50 @@ impl EmbeddedSettler {
             };
             // Two operations of one message: the later ones are the stale ones, but the log does not say which it meant.
             let before = open.len();
+            let mut gone = None;
             open.retain(|(index, op)| {
                 let it = op.sub == sub && op.offset == offset;
                 if it {
                     refused[*index] = Some(fault(&error));
+                    gone = Some(*index);
                 }
                 !it
             });
-            assert!(
-                open.len() < before,
-                "the log refuses an operation that it was given"
-            );
+            let gone = gone.expect("the log refuses only an operation that it was given");
+            assert!(open.len() < before, "each round takes one out");
+            give_back_behind(gone, ops, &mut open, &mut refused);
         }
         (refused, None)
+    }
+}
+
+/// ORDER: where a message cannot be parked, none of its key behind it may be: it would stand before one that comes again. Those behind are
+/// given back instead, uncounted, and answered as lost.
+fn give_back_behind(
+    gone: usize,
+    ops: &[SettleOp],
+    open: &mut [(usize, log::SettleOp)],
+    refused: &mut [Option<Fault>],
+) {
+    let Some(key) = parked_key(&ops[gone]) else {
+        return;
+    };
+    let (sub, ..) = convert::untoken(&ops[gone].token);
+    for (index, op) in open.iter_mut().filter(|(index, _)| *index > gone) {
+        if op.sub == sub && parked_key(&ops[*index]) == Some(key) {
+            op.how = log::Settle::Return {
+                delay: Duration::ZERO,
+                count: false,
+            };
+            refused[*index] = Some(lease_lost("a message behind one that was lost"));
+        }
+    }
+}
+
+fn parked_key(op: &SettleOp) -> Option<&Bytes> {
+    match &op.settle {
+        Settle::Park(draft) => draft.key.as_ref(),
+        _ => None,
     }
 }
 

@@ -17,7 +17,7 @@ use postrider_core::failure::{
 use postrider_core::fault::FaultKind;
 use postrider_core::id::InstanceId;
 use postrider_core::name::SubscriptionId;
-use postrider_core::settle::Settle;
+use postrider_core::settle::{Settle, SettleOp};
 use postrider_core::source::LeaseSource;
 use postrider_embedded::Embedded;
 use support::*;
@@ -454,4 +454,40 @@ async fn closing_wakes_whoever_waits_for_claims() {
     tokio::task::yield_now().await;
     engine.close(Duration::from_secs(1)).await.unwrap();
     waits.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_parked_behind_a_message_that_was_lost() {
+    let engine = memory();
+    provision(&engine, &["inventory"]).await;
+    let mut source = open(&engine, "inventory", 1).await;
+    publish(&engine, (1..=4).map(|n| message("o-1", n)).collect()).await;
+    let leased = ready(&mut source).await;
+    let causes = [
+        Cause::RetriesExhausted,
+        Cause::Follower,
+        Cause::Follower,
+        Cause::Follower,
+    ];
+    let mut ops: Vec<SettleOp> = leased
+        .into_iter()
+        .zip(causes)
+        .map(|(one, cause)| SettleOp {
+            settle: Settle::Park(draft(&one, cause)),
+            token: one.token,
+        })
+        .collect();
+    // The lease of the second is one that was given out before.
+    ops[1].token.generation += 1000;
+    let results = source.settler().settle(ops).await;
+    let lost: Vec<bool> = results.iter().map(Result::is_err).collect();
+    assert_eq!(lost, [false, true, true, true]);
+    for result in results.into_iter().skip(1) {
+        assert_eq!(result.unwrap_err().fault.kind, FaultKind::LeaseLost);
+    }
+    let parked = store(&engine)
+        .list(&subscription("inventory"), None, None, 10)
+        .await
+        .unwrap();
+    assert_eq!(parked.len(), 1, "the first alone");
 }
