@@ -1,5 +1,6 @@
 //! An engine without messages, for unit tests: it keeps what is published and hands nothing out.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,11 +16,14 @@ use postrider_core::engine::{
 use postrider_core::envelope::{Envelope, Outgoing};
 use postrider_core::failure::FailureStore;
 use postrider_core::fault::{Advice, Fault, FaultKind};
-use postrider_core::id::{InstanceId, MessageId};
+use postrider_core::id::{BodyHash, InstanceId, MessageId};
 use postrider_core::name::{Destination, SubscriptionId};
 use postrider_core::settle::{SettleError, SettleOp};
 use postrider_core::source::{Credit, LeaseSource, Leased, Record, Settler, Source};
-use postrider_core::store::Fence;
+use postrider_core::store::{
+    CommitFailure, Committed, Fence, InboxEntry, Outbox, Seen, Store, StoreInfo, TxStore, Unit,
+    Work,
+};
 use postrider_core::subscription::SubscriptionSpec;
 use postrider_core::text::Text;
 use postrider_core::topology::{ProvisionMode, Topology, TopologyDiff};
@@ -287,4 +291,100 @@ pub(crate) fn delivery() -> Delivery {
     );
     let runtime = Arc::new(runtime);
     delivery_of(envelope(), r#"{"order_id":"o-1"}"#, runtime)
+}
+
+/// A store in memory: a list of texts, an inbox, what was sent.
+pub(crate) struct FakeStore {
+    info: StoreInfo,
+    pub(crate) rows: Mutex<Vec<String>>,
+    pub(crate) sent: Mutex<Vec<Outgoing>>,
+    inbox: Mutex<HashMap<MessageId, BodyHash>>,
+    /// How often a unit is run before it is committed: a group that failed as a whole runs again.
+    pub(crate) runs: AtomicU64,
+}
+
+impl FakeStore {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            info: StoreInfo {
+                product: "Fake",
+                version: "1".into(),
+                location: "memory".into(),
+                holds_messages: false,
+            },
+            rows: Mutex::default(),
+            sent: Mutex::default(),
+            inbox: Mutex::default(),
+            runs: AtomicU64::new(1),
+        })
+    }
+
+    fn look(&self, entry: &InboxEntry) -> Seen {
+        match self.inbox.lock().get(&entry.message) {
+            None => Seen::New,
+            Some(body) if *body == entry.body => Seen::Done,
+            Some(_) => Seen::Conflict,
+        }
+    }
+}
+
+impl Store for FakeStore {
+    fn info(&self) -> &StoreInfo {
+        &self.info
+    }
+    fn seen<'a>(&'a self, entry: &'a InboxEntry) -> Fut<'a, Result<Seen, Fault>> {
+        Box::pin(async { Ok(self.look(entry)) })
+    }
+    fn prune_inbox(&self, _: Timestamp) -> Fut<'_, Result<u64, Fault>> {
+        Box::pin(async { Ok(0) })
+    }
+    fn outbox(&self) -> Option<Arc<dyn Outbox>> {
+        None
+    }
+    fn close(&self, _: Duration) -> Fut<'_, Result<(), Fault>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl TxStore for FakeStore {
+    type Conn = Vec<String>;
+
+    fn transact<'a>(
+        &'a self,
+        unit: Unit,
+        mut work: Work<Vec<String>>,
+    ) -> Fut<'a, Result<Committed, CommitFailure>> {
+        Box::pin(async move {
+            match self.look(&unit.inbox) {
+                Seen::New => {}
+                Seen::Done => return Ok(Committed::Duplicate),
+                Seen::Conflict => return Err(CommitFailure::Conflict),
+            }
+            let mut committed = None;
+            for _ in 0..self.runs.load(Ordering::SeqCst) {
+                let mut rows = self.rows.lock().clone();
+                let sent = work(&mut rows).map_err(CommitFailure::Handler)?;
+                committed = Some((rows, sent));
+            }
+            if unit.fence.is_broken() {
+                return Err(CommitFailure::Fenced);
+            }
+            let (rows, sent) = committed.unwrap_or_default();
+            let outgoing = u32::try_from(sent.len()).unwrap_or(u32::MAX);
+            *self.rows.lock() = rows;
+            self.sent.lock().extend(sent);
+            self.inbox
+                .lock()
+                .insert(unit.inbox.message, unit.inbox.body);
+            Ok(Committed::Applied { outgoing })
+        })
+    }
+
+    fn write<'a>(&'a self, mut work: Work<Vec<String>>) -> Fut<'a, Result<u32, CommitFailure>> {
+        Box::pin(async move {
+            let mut rows = self.rows.lock();
+            work(&mut rows).map_err(CommitFailure::Handler)?;
+            Ok(0)
+        })
+    }
 }

@@ -37,3 +37,6 @@ pub struct Description {
     /// Whether its effects are committed in a store.
     pub in_store: bool,
 }
+
+#[cfg(test)]
+mod tests;
