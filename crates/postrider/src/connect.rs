@@ -15,8 +15,13 @@ pub trait Connect: Sized {
     ///
     /// | URL | engine |
     /// |---|---|
-    /// | `embedded:DIR` | durable, in this process, in that directory |
+    /// | `embedded:DIR` | durable, in this process, in that directory (`embedded:./data`, `embedded:///var/lib/shop`) |
     /// | `memory:` | the same engine on a memory disk: gone with the process |
+    ///
+    /// | option | of | means | default |
+    /// |---|---|---|---|
+    /// | `durability` | `embedded` | `flushed`, `interval`, `os` or `memory`: what a confirmed publish survives | `flushed` |
+    /// | `message_bytes_max` | both | the largest message, encoded | 16 MiB |
     ///
     /// # Errors
     /// `PR-1101`: no engine of that scheme in this program; `PR-1102`: the URL cannot be read; what the engine says.
@@ -52,7 +57,7 @@ pub async fn connect(url: &str) -> Result<Bus> {
 /// # Errors
 /// As [`Connect::connect`].
 pub async fn connect_with(url: &str, options: BusOptions) -> Result<Bus> {
-    let engine = open(&EngineUrl::parse(url)?)?;
+    let engine = open(&EngineUrl::parse(url)?, &options)?;
     Bus::from_engine(engine, options).await
 }
 
@@ -76,8 +81,18 @@ const OTHERS: [(&str, &str); 16] = [
     ("zmq", "zeromq"),
 ];
 
-fn open(url: &EngineUrl<'_>) -> Result<Arc<dyn Engine>> {
-    Err(unknown(url.scheme))
+/// Blocks while a directory is recovered: under 0.3 s by default.
+fn open(url: &EngineUrl<'_>, options: &BusOptions) -> Result<Arc<dyn Engine>> {
+    match url.scheme {
+        #[cfg(feature = "embedded")]
+        "embedded" => crate::embedded::open(url, options),
+        #[cfg(feature = "embedded")]
+        "memory" => crate::embedded::memory(url, options),
+        other => {
+            let _ = options;
+            Err(unknown(other))
+        }
+    }
 }
 
 fn unknown(scheme: &str) -> Error {

@@ -1,6 +1,6 @@
 //! Reliable messaging for microservices: typed messages, plain async handlers, an embedded durable engine.
 //!
-//! ```ignore
+//! ```no_run
 //! use postrider::prelude::*;
 //!
 //! #[derive(Message, Serialize, Deserialize)]
@@ -31,6 +31,8 @@
 
 mod connect;
 mod durations;
+#[cfg(feature = "embedded")]
+mod embedded;
 pub mod prelude;
 mod url;
 
@@ -68,6 +70,8 @@ pub use postrider_core as contract;
 pub use postrider_embedded as embedded;
 #[cfg(feature = "sqlite")]
 pub use postrider_sqlite as sqlite;
+#[cfg(feature = "sqlite")]
+pub use postrider_sqlite::Sqlite;
 
 /// What the derives name. Not for you.
 #[doc(hidden)]

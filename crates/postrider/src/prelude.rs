@@ -8,4 +8,7 @@ pub use crate::{
     Service, State, Timestamp, ToOutcome, Tx, hours, millis, mins, raw, secs,
 };
 
+#[cfg(feature = "sqlite")]
+pub use crate::Sqlite;
+
 pub use serde::{Deserialize, Serialize};
