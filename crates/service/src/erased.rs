@@ -13,8 +13,6 @@ use crate::delivery::{Delivery, Ending};
 pub(crate) trait ErasedHandler: Send + Sync + 'static {
     /// The type that it takes; empty: every type that no other handler takes.
     fn message_type(&self) -> &str;
-    /// The newest version of the type that it reads.
-    fn version(&self) -> u32;
     /// How its failures are tried again.
     fn retry(&self) -> Retry;
     /// Handles one delivery. The future MAY panic (the driver catches it) and MAY be dropped (the handler is then cancelled).
@@ -116,9 +114,6 @@ mod tests {
     impl ErasedHandler for Fake {
         fn message_type(&self) -> &str {
             self.0
-        }
-        fn version(&self) -> u32 {
-            1
         }
         fn retry(&self) -> Retry {
             self.1

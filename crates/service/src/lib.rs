@@ -11,30 +11,24 @@ pub mod admin;
 pub mod bus;
 mod context;
 pub mod delivery;
-#[allow(dead_code, unused_imports, reason = "the service uses it next")]
+#[allow(dead_code, reason = "the admin API shows what it keeps")]
 pub mod driver;
 pub mod effect;
-#[allow(dead_code, reason = "the driver uses them")]
 mod erased;
 pub mod error;
 pub mod extract;
-#[allow(dead_code, unused_imports, reason = "the service uses it next")]
 pub mod failures;
 #[cfg(test)]
 mod fake;
 pub mod handler;
 pub mod layer;
-#[allow(dead_code, unused_imports, reason = "the driver uses it next")]
 pub mod metrics;
 pub mod plan;
-#[allow(dead_code, unused_imports, reason = "the service uses it next")]
 pub mod relay;
-#[allow(dead_code, reason = "the driver answers with `error_reply`")]
 mod request;
 mod runtime;
 pub mod service;
 mod signal;
-#[allow(dead_code, unused_imports, reason = "the driver uses it next")]
 pub mod telemetry;
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub use options::BusOptions;
 
 use crate::effect::{Draft, Effects, IntoEffects, Publish, Send, To, destination, follow};
 use crate::error::{Error, Result};
+use crate::failures::Failures;
 use crate::request::Requests;
 use crate::runtime::Runtime;
 use outlet::Outlet;
@@ -229,6 +230,14 @@ impl Bus {
     #[must_use]
     pub fn failure_store(&self) -> Option<Arc<dyn FailureStore>> {
         self.inner.runtime.engine.failures()
+    }
+
+    /// Failures of the subscriptions that run on this bus: list, show, redrive, discard.
+    #[must_use]
+    pub fn failures(&self) -> Failures {
+        let runtime = &self.inner.runtime;
+        let store = self.failure_store();
+        Failures::new(runtime.registry.clone(), store, runtime.clock.clone())
     }
 
     /// The engine.

@@ -110,7 +110,6 @@ impl Configured {
         let service = (self.bind)(host);
         Bound {
             message_type: self.description.message_type,
-            version: self.description.version,
             retry: self.retry,
             service: self
                 .layers
@@ -123,7 +122,6 @@ impl Configured {
 /// A handler with its layers, in a running service.
 pub(crate) struct Bound {
     message_type: &'static str,
-    version: u32,
     retry: Retry,
     service: HandlerService,
 }
@@ -131,10 +129,6 @@ pub(crate) struct Bound {
 impl ErasedHandler for Bound {
     fn message_type(&self) -> &str {
         self.message_type
-    }
-
-    fn version(&self) -> u32 {
-        self.version
     }
 
     fn retry(&self) -> Retry {

@@ -23,7 +23,6 @@ use crate::effect::Draft;
 use crate::error::{Error, Result};
 use crate::metrics::{Counter, LATE_REPLIES, Recorder};
 
-#[allow(unused_imports, reason = "the driver answers failed requests with it")]
 pub(crate) use problem::error_reply;
 
 /// An answer as it came.

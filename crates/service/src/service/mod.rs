@@ -1,6 +1,5 @@
 //! A service: a name, its handlers, what they need, and how it runs.
 
-mod prune;
 mod running;
 mod start;
 mod subscription;
@@ -38,7 +37,6 @@ pub struct Service {
     handlers: Vec<Configured>,
     failures: Option<Arc<dyn FailureStore>>,
     grace: Duration,
-    inbox_keep: Duration,
     announce: bool,
     deny_emulation: bool,
     faults: Vec<Error>,
@@ -48,9 +46,6 @@ impl Service {
     /// How long a stop waits for handlers that run, where nothing else is said: 10 s.
     pub const GRACE_DEFAULT: Duration = Duration::from_secs(10);
 
-    /// How long the inbox of a store remembers what was handled, where nothing else is said: 30 days.
-    pub const INBOX_KEEP_DEFAULT: Duration = Duration::from_secs(30 * 24 * 3600);
-
     /// A service of this name. The name is its identity on every engine: under another name it is another service, with other subscriptions.
     pub fn new(name: impl Into<Text>) -> Self {
         Self {
@@ -59,7 +54,6 @@ impl Service {
             handlers: Vec::new(),
             failures: None,
             grace: Self::GRACE_DEFAULT,
-            inbox_keep: Self::INBOX_KEEP_DEFAULT,
             announce: true,
             deny_emulation: false,
             faults: Vec::new(),
@@ -96,8 +90,8 @@ impl Service {
         self
     }
 
-    /// Where failure records of this service live, if not in the engine.
-    pub fn failure_store(mut self, failures: Arc<dyn FailureStore>) -> Self {
+    /// Where failure records and parked keys of this service live, if not in the engine.
+    pub fn failures(mut self, failures: Arc<dyn FailureStore>) -> Self {
         self.failures = Some(failures);
         self
     }
@@ -105,13 +99,6 @@ impl Service {
     /// How long a stop waits for handlers that run. Default: 10 s.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
-        self
-    }
-
-    /// How long the inbox of the service's stores remembers what was handled. Keep it longer than the longest distance of a redelivery: the
-    /// retention of the topics, and the age of failures that may be redriven. A message that comes again later is handled again. Default: 30 days.
-    pub fn inbox_keep(mut self, keep: Duration) -> Self {
-        self.inbox_keep = keep;
         self
     }
 

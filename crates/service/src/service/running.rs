@@ -5,12 +5,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, select_all};
+use postrider_core::code::Code;
 use postrider_core::plan::Plan;
 use postrider_core::store::Store;
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 use crate::bus::{Bus, ServiceCount};
+use crate::driver::{DriverError, DriverHandle};
 use crate::error::Error;
 use crate::plan::ServicePlan;
 use crate::relay::RelayHandle;
@@ -19,10 +21,8 @@ use crate::relay::RelayHandle;
 #[must_use = "stop it, or wait for its end"]
 pub struct Running {
     pub(super) plan: ServicePlan,
-    #[allow(dead_code, reason = "the driver takes them from here")]
-    pub(super) drivers: Vec<super::start::Opened>,
+    pub(super) drivers: Vec<DriverHandle>,
     pub(super) relays: Vec<RelayHandle>,
-    pub(super) pruner: CancellationToken,
     pub(super) stores: Vec<Arc<dyn Store>>,
     pub(super) bus: Bus,
     pub(super) count: ServiceCount,
@@ -97,14 +97,32 @@ impl Running {
         &self.bus
     }
 
-    /// Waits until a subscription stopped itself, and says why. Never, where all go on.
+    /// Its subscriptions: to look at, to pause and to resume.
+    #[must_use]
+    pub fn subscriptions(&self) -> &[DriverHandle] {
+        &self.drivers
+    }
+
+    /// Waits until a subscription stopped itself, and says why. Never, where all go on. Cancel safe.
     pub async fn ended(&self) -> Error {
+        let ends = self.drivers.iter().map(|driver| Box::pin(driver.ended()));
+        let mut ends: Vec<_> = ends.collect();
+        while !ends.is_empty() {
+            let (ended, _, rest) = select_all(ends).await;
+            if let Some(error) = ended.error {
+                return error_of(&error);
+            }
+            ends = rest;
+        }
         std::future::pending().await
     }
 
-    /// Takes nothing new, finishes what runs for at most `grace`, gives the rest back, and closes the service's stores.
+    /// Takes nothing new, finishes what runs for at most `grace`, gives the rest back, publishes what is committed, and closes the
+    /// service's stores.
+    ///
+    /// Cancel safety: dropped, the subscriptions stop all the same, and the stores stay open.
     pub async fn stop(self, grace: Duration) -> Left {
-        self.stop_or_hurry(grace, std::future::pending()).await
+        Box::pin(self.stop_or_hurry(grace, std::future::pending())).await
     }
 
     /// As [`Running::stop`]; once `hurry` is done it waits no longer.
@@ -113,21 +131,16 @@ impl Running {
         grace: Duration,
         hurry: impl Future<Output = ()> + Send,
     ) -> Left {
-        self.pruner.cancel();
-        let hurried = tokio::select! {
-            () = self.end(grace) => false,
-            () = hurry => true,
+        let ended = tokio::select! {
+            left = self.end(grace) => Some(left),
+            () = hurry => None,
         };
-        if hurried {
-            self.end(Duration::ZERO).await;
-        }
+        let mut left = match ended {
+            Some(left) => left,
+            None => self.end(Duration::ZERO).await,
+        };
         self.bus.runtime().registry.remove_relay(&self.plan.service);
-        let mut left = Left::default();
-        for store in &self.stores {
-            if let Some(outbox) = store.outbox() {
-                left.outbox += outbox.depth().await.unwrap_or_default();
-            }
-        }
+        left.outbox = self.outbox().await;
         let closes = self.stores.iter().map(|store| store.close(grace));
         for fault in join_all(closes).await.into_iter().filter_map(Result::err) {
             tracing::warn!(%fault, "a store did not close cleanly");
@@ -137,7 +150,48 @@ impl Running {
     }
 
     /// Ends what runs. Again with a shorter time: it ends sooner.
-    async fn end(&self, grace: Duration) {
-        join_all(self.relays.iter().map(|r| r.stop(grace))).await;
+    async fn end(&self, grace: Duration) -> Left {
+        let deadline = Instant::now() + grace;
+        let ended = join_all(self.drivers.iter().map(|d| d.stop(grace))).await;
+        let mut left = Left::default();
+        for report in ended.iter().map(|e| &e.report) {
+            left.cancelled += u64::from(report.cancelled);
+            left.released += u64::from(report.released);
+            left.unsettled += u64::from(report.left);
+        }
+        self.flush(deadline).await;
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        join_all(self.relays.iter().map(|r| r.stop(remaining))).await;
+        left
     }
+
+    /// Gives the relays time to publish what the last handlers committed: until nothing waits, or a key is blocked, or the deadline.
+    async fn flush(&self, deadline: Instant) {
+        while Instant::now() < deadline && self.outbox().await > 0 {
+            let blocked = |r: &RelayHandle| r.status().blocked_keys + r.status().stuck_keys > 0;
+            if self.relays.iter().any(blocked) {
+                return;
+            }
+            tokio::time::sleep(FLUSH_LOOK).await;
+        }
+    }
+
+    /// Committed messages that are not published.
+    async fn outbox(&self) -> u64 {
+        let depths = join_all(self.relays.iter().map(RelayHandle::depth)).await;
+        depths.into_iter().filter_map(Result::ok).sum()
+    }
+}
+
+/// How often a stop looks whether the outbox is empty.
+const FLUSH_LOOK: Duration = Duration::from_millis(5);
+
+fn error_of(error: &Arc<DriverError>) -> Error {
+    let code = match &**error {
+        DriverError::Source { fault, .. }
+        | DriverError::FailureStore { fault, .. }
+        | DriverError::Publisher { fault, .. } => fault.code.unwrap_or(Code::ENGINE_FAILED),
+        _ => Code::SUBSCRIPTION_STOPPED,
+    };
+    Error::new(code, error.to_string())
 }

@@ -3,21 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use postrider_core::code::Code;
 use postrider_core::failure::FailureStore;
 use postrider_core::name::Name;
 use postrider_core::plan::Plan;
 use postrider_core::policy::Policy;
-use postrider_core::source::Source;
 use postrider_core::store::Store;
 use postrider_core::subscription::SubscriptionSpec;
 use postrider_core::topology::{DestinationSpec, SubscriptionNeed, Topology};
 
+use super::Service;
 use super::running::Running;
 use super::subscription::{Subscription, group};
-use super::{Service, prune};
 use crate::bus::Bus;
 use crate::context::{Host, Registry};
+use crate::driver::{self, DriverHandle, Setup};
 use crate::erased::{ErasedHandler, Router, TakenTwice};
 use crate::error::{Error, Result};
 use crate::plan::{Facts, ServicePlan, SubscriptionPlan, needs};
@@ -47,21 +48,22 @@ pub(super) async fn start(service: Service, bus: &Bus) -> Result<Running> {
     };
     plan.check()?;
     announce(&plan, service.announce);
-    provision(&subscriptions, &bus).await?;
+    provision(topology(&subscriptions), &bus).await?;
     let stores = service.registry.stores().to_vec();
     let host = Arc::new(Host {
         registry: service.registry,
         bus: bus.clone(),
     });
-    let failures = service.failures.or_else(|| bus.failure_store());
-    let drivers = open(subscriptions, &host, failures).await?;
+    let home = Home {
+        in_engine: service.failures.is_none(),
+        store: service.failures.or_else(|| bus.failure_store()),
+    };
+    let drivers = open(subscriptions, &plan, &host, &home).await?;
     let relays = relay(&name, &stores, &bus);
-    let pruner = prune::spawn(stores.clone(), bus.runtime().clone(), service.inbox_keep);
     Ok(Running {
         plan,
         drivers,
         relays,
-        pruner,
         stores,
         count: bus.count_service(),
         bus,
@@ -124,29 +126,26 @@ fn announce(plan: &ServicePlan, to_stderr: bool) {
     }
 }
 
-async fn provision(subscriptions: &[Subscription], bus: &Bus) -> Result {
-    let topology = Topology {
-        destinations: subscriptions
-            .iter()
-            .map(|s| DestinationSpec {
-                destination: s.id.on.clone(),
-                durability: None,
-                retain: Duration::ZERO,
-            })
-            .collect(),
-        subscriptions: subscriptions
-            .iter()
-            .map(|s| SubscriptionNeed {
-                id: s.id.clone(),
-                ordered: s.policy.ordered,
-                start: s.start,
-            })
-            .collect(),
+fn topology(subscriptions: &[Subscription]) -> Topology {
+    let destination = |s: &Subscription| DestinationSpec {
+        destination: s.id.on.clone(),
+        durability: None,
+        retain: Duration::ZERO,
     };
-    let diff = bus
-        .engine()
-        .provision(&topology, bus.options().provision)
-        .await?;
+    let need = |s: &Subscription| SubscriptionNeed {
+        id: s.id.clone(),
+        ordered: s.policy.ordered,
+        start: s.start,
+    };
+    Topology {
+        destinations: subscriptions.iter().map(destination).collect(),
+        subscriptions: subscriptions.iter().map(need).collect(),
+    }
+}
+
+async fn provision(topology: Topology, bus: &Bus) -> Result {
+    let mode = bus.options().provision;
+    let diff = bus.engine().provision(&topology, mode).await?;
     if !diff.created.is_empty() {
         tracing::info!(created = ?diff.created, "provisioned");
     }
@@ -173,27 +172,41 @@ fn relay(service: &Name, stores: &[Arc<dyn Store>], bus: &Bus) -> Vec<RelayHandl
     relays.collect()
 }
 
+/// Where failures of the service go.
+struct Home {
+    store: Option<Arc<dyn FailureStore>>,
+    in_engine: bool,
+}
+
 /// Opens each subscription and starts its driver. Where one cannot be opened, those before it are stopped again.
 async fn open(
     subscriptions: Vec<Subscription>,
+    plan: &ServicePlan,
     host: &Arc<Host>,
-    failures: Option<Arc<dyn FailureStore>>,
-) -> Result<Vec<Opened>> {
-    let mut opened = Vec::with_capacity(subscriptions.len());
-    for subscription in subscriptions {
-        opened.push(open_one(subscription, host, failures.clone()).await?);
+    home: &Home,
+) -> Result<Vec<DriverHandle>> {
+    let mut drivers: Vec<DriverHandle> = Vec::with_capacity(subscriptions.len());
+    for (subscription, planned) in subscriptions.into_iter().zip(&plan.subscriptions) {
+        match open_one(subscription, planned.plan.clone(), host, home).await {
+            Ok(driver) => drivers.push(driver),
+            Err(error) => {
+                join_all(drivers.iter().map(|d| d.stop(Duration::ZERO))).await;
+                return Err(error);
+            }
+        }
     }
-    Ok(opened)
+    Ok(drivers)
 }
 
 async fn open_one(
     subscription: Subscription,
+    plan: Plan,
     host: &Arc<Host>,
-    failures: Option<Arc<dyn FailureStore>>,
-) -> Result<Opened> {
+    home: &Home,
+) -> Result<DriverHandle> {
     let runtime = host.bus.runtime();
     let spec = SubscriptionSpec {
-        id: subscription.id.clone(),
+        id: subscription.id,
         member: runtime.instance,
         ordered: subscription.policy.ordered,
         start: subscription.start,
@@ -207,24 +220,19 @@ async fn open_one(
         let what = format!("two handlers of `{}` take `{message_type}`", spec.id);
         Error::new(Code::HANDLER_DUPLICATE, what)
     })?;
-    let mut policy = subscription.policy;
-    policy.retries = router.retries().to_vec();
+    let policy = Policy {
+        retries: router.retries().to_vec(),
+        ..subscription.policy
+    };
     let source = runtime.engine.open(&spec).await?;
-    Ok(Opened {
+    Ok(driver::spawn(Setup {
+        runtime: runtime.clone(),
         spec,
         policy,
         router: Arc::new(router),
         source,
-        failures,
-    })
-}
-
-/// An opened subscription with all that its driver needs.
-#[allow(dead_code, reason = "the driver takes it from here")]
-pub(super) struct Opened {
-    spec: SubscriptionSpec,
-    policy: Policy,
-    router: Arc<Router>,
-    source: Source,
-    failures: Option<Arc<dyn FailureStore>>,
+        failures: home.store.clone(),
+        failures_in_engine: home.in_engine,
+        plan: Some(plan),
+    }))
 }

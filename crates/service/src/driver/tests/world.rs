@@ -44,9 +44,6 @@ impl ErasedHandler for Closure {
     fn message_type(&self) -> &str {
         self.message_type
     }
-    fn version(&self) -> u32 {
-        1
-    }
     fn retry(&self) -> Retry {
         self.retry
     }
