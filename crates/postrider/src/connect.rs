@@ -85,9 +85,9 @@ const OTHERS: [(&str, &str); 16] = [
 fn open(url: &EngineUrl<'_>, options: &BusOptions) -> Result<Arc<dyn Engine>> {
     match url.scheme {
         #[cfg(feature = "embedded")]
-        "embedded" => crate::embedded::open(url, options),
+        "embedded" => crate::local::open(url, options),
         #[cfg(feature = "embedded")]
-        "memory" => crate::embedded::memory(url, options),
+        "memory" => crate::local::memory(url, options),
         other => {
             let _ = options;
             Err(unknown(other))

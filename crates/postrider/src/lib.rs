@@ -32,7 +32,7 @@
 mod connect;
 mod durations;
 #[cfg(feature = "embedded")]
-mod embedded;
+mod local;
 pub mod prelude;
 mod url;
 

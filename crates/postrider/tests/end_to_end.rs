@@ -180,9 +180,18 @@ async fn a_failure_for_good_is_a_record_that_can_be_redriven() {
     let store = bus.failure_store().unwrap();
     let subscription = running.subscriptions()[0].subscription().clone();
     let records = || async { store.list(&subscription, None, None, 10).await.unwrap() };
-    while records().await.len() < 3 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let recorded = async {
+        while records().await.len() < 3 {
+            tokio::time::sleep(millis(10)).await;
+        }
+    };
+    let within = timeout(SOON, recorded).await;
+    assert!(
+        within.is_ok(),
+        "{:?} {:?}",
+        records().await,
+        running.subscriptions()[0].status()
+    );
     broken.store(false, Ordering::SeqCst);
     let reason = postrider_core::failure::Reason {
         by: "test".into(),

@@ -6,12 +6,14 @@
 //! **Is not**: an engine or a store; it never names one. Users take it through the `postrider` crate.
 
 #[cfg(all(feature = "admin", unix))]
-#[allow(dead_code, reason = "the bus starts it next")]
 pub mod admin;
 pub mod bus;
 mod context;
 pub mod delivery;
-#[allow(dead_code, reason = "the admin API shows what it keeps")]
+#[allow(
+    dead_code,
+    reason = "what it keeps is shown by the admin API, a feature"
+)]
 pub mod driver;
 pub mod effect;
 mod erased;

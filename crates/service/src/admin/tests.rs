@@ -38,9 +38,6 @@ impl ErasedHandler for Refuses {
     fn message_type(&self) -> &str {
         "placed"
     }
-    fn version(&self) -> u32 {
-        1
-    }
     fn retry(&self) -> Retry {
         Retry::never()
     }

@@ -49,6 +49,8 @@ struct Inner {
     requests: Requests,
     options: BusOptions,
     services: AtomicUsize,
+    #[cfg(all(feature = "admin", unix))]
+    admin: parking_lot::Mutex<Option<crate::admin::AdminServer>>,
 }
 
 /// A service that runs on a bus.
@@ -105,6 +107,8 @@ impl Bus {
                 runtime,
                 options,
                 services: AtomicUsize::new(0),
+                #[cfg(all(feature = "admin", unix))]
+                admin: parking_lot::Mutex::default(),
             }),
         })
     }
@@ -270,6 +274,8 @@ impl Bus {
     /// Something could not be confirmed within `grace`; it is closed all the same.
     pub async fn close(&self, grace: Duration) -> Result {
         self.inner.requests.stop();
+        #[cfg(all(feature = "admin", unix))]
+        drop(self.inner.admin.lock().take());
         Ok(self.inner.runtime.engine.close(grace).await?)
     }
 
@@ -304,6 +310,21 @@ impl Bus {
 
     pub(crate) fn options(&self) -> &BusOptions {
         &self.inner.options
+    }
+
+    /// Serves the admin API in the engine's directory, if it has one, from the first service until the bus is closed.
+    #[cfg(all(feature = "admin", unix))]
+    pub(crate) fn serve_admin(&self) {
+        let mut admin = self.inner.admin.lock();
+        let Some(directory) = self.inner.runtime.engine.directory() else {
+            return;
+        };
+        if admin.is_none() {
+            match crate::admin::serve(directory, self.inner.runtime.clone()) {
+                Ok(server) => *admin = Some(server),
+                Err(fault) => tracing::warn!(%fault, "no admin API"),
+            }
+        }
     }
 
     /// Counts a service that runs on the bus, until the count is dropped.

@@ -59,6 +59,8 @@ pub(super) async fn start(service: Service, bus: &Bus) -> Result<Running> {
         store: service.failures.or_else(|| bus.failure_store()),
     };
     let drivers = open(subscriptions, &plan, &host, &home).await?;
+    #[cfg(all(feature = "admin", unix))]
+    bus.serve_admin();
     let relays = relay(&name, &stores, &bus);
     Ok(Running {
         plan,
