@@ -173,7 +173,7 @@ impl Bus {
     /// Sends a command and waits for the answer until `deadline` has passed. The deadline travels with the command: later than that it is
     /// not started. An answer that comes later is counted and dropped.
     ///
-    /// ```ignore
+    /// ```text
     /// let quote: Quote = bus.request(AskPrice { sku }, secs(2)).await?;
     /// ```
     ///

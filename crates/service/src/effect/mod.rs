@@ -3,9 +3,9 @@
 //! | effect | what happens |
 //! |---|---|
 //! | `()` | nothing more |
-//! | [`Publish`]`(event)` | the event goes to its topic |
-//! | [`Send`]`(command)` | the command goes to its queue |
-//! | [`Reply`]`(message)` | the answer goes to whoever asked; nobody asked: nothing |
+//! | [`struct@Publish`]`(event)` | the event goes to its topic |
+//! | [`struct@Send`]`(command)` | the command goes to its queue |
+//! | [`struct@Reply`]`(message)` | the answer goes to whoever asked; nobody asked: nothing |
 //! | [`After`]`(duration, effect)` | the effect, not before that time has passed |
 //! | `Option`, `Vec`, tuples up to 8, [`Effects`] | all of them, in order |
 //!
@@ -158,7 +158,7 @@ pub struct After<E>(pub Duration, pub E);
 
 /// Messages of any types, in order: for handlers whose effects differ from case to case.
 ///
-/// ```ignore
+/// ```text
 /// let mut effects = Effects::new();
 /// effects.add(Publish(OrderShipped { .. }));
 /// if late { effects.add(Send(Apologise { .. })); }

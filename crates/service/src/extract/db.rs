@@ -17,7 +17,7 @@ use crate::error::Result;
 /// A message that the inbox knows skips the handler before it is called. Between that look and the commit a crash makes the handler run
 /// again: what it asks of the outside world must carry an idempotency key from business identity.
 ///
-/// ```ignore
+/// ```text
 /// async fn charge(order: OrderPlaced, State(bank): State<Bank>, db: Db<Sqlite>) -> Result<Committed, ChargeError> {
 ///     let receipt = bank.charge(&format!("charge:{}", order.order_id), order.cents).await?;
 ///     Ok(db.commit(move |tx| {

@@ -5,7 +5,7 @@
 //! | [`State`]`<T>` | a value that the service was given with `.state(…)` |
 //! | [`Meta`] | id, time, attempt, correlation, key, … of the delivery |
 //! | [`Headers`] | the application headers |
-//! | [`Bus`](crate::Bus) | the bus, as a part of this conversation |
+//! | [`Bus`] | the bus, as a part of this conversation |
 //! | [`Db`]`<S>` | the service's store, for an async handler that ends with one commit |
 //! | [`Ctx`] | time, ids and randomness that tests own |
 //! | [`Delivery`] | the delivery as it came |

@@ -23,7 +23,7 @@ use crate::signal;
 
 /// A service: handlers under one name. All its handlers of one topic or queue share one subscription, its order and its position.
 ///
-/// ```ignore
+/// ```text
 /// Service::new("inventory")
 ///     .store(Sqlite::open("inventory.db")?)
 ///     .on(reserve.retry(Retry::backoff(secs(1)..mins(5)).times(8)))
