@@ -86,6 +86,10 @@ fn entries_are_readable_staged_written_and_from_the_disk() {
         }
     }
     assert!(wal.segments().len() > 5);
+    assert!(matches!(
+        Wal::open(Arc::new(disk.clone()), options(), &mut NoReplay),
+        Err(Error::Locked { .. })
+    ));
     wal.close().unwrap();
     assert!(matches!(
         wal.append(
@@ -98,14 +102,19 @@ fn entries_are_readable_staged_written_and_from_the_disk() {
         ),
         Err(Error::Closed)
     ));
-    assert!(matches!(
-        Wal::open(Arc::new(disk.clone()), options(), &mut NoReplay),
-        Err(Error::Locked { .. })
-    ));
-    drop(wal);
+    for (at, body) in &placed {
+        assert_eq!(
+            &wal.read(*at).unwrap()[..],
+            &body[..],
+            "closed, but readable"
+        );
+    }
 
+    // Its directory is free, though the closed log is still there.
     let mut seen = Seen::default();
-    let (wal, report) = Wal::open(Arc::new(disk), options(), &mut seen).unwrap();
+    let reopened = Wal::open(Arc::new(disk), options(), &mut seen).unwrap();
+    drop(wal);
+    let (wal, report) = reopened;
     assert!(report.clean && !report.created && report.cut.is_none());
     assert_eq!((report.last, report.next), (Lsn(200), Lsn(201)));
     assert_eq!(seen.frames.len(), 200);

@@ -60,7 +60,7 @@ pub struct Wal {
     pub(super) upkeep: Upkeep,
     pub(super) poison: Option<String>,
     pub(super) closed: bool,
-    /// Held for its drop: the directory is free for others once the log is gone.
+    /// Held for its drop: the directory is free for others once the log is closed or gone.
     pub(super) lock: Option<LockGuard>,
 }
 
@@ -197,7 +197,7 @@ impl Wal {
     /// Syncs everything and marks a clean stop: the next open replays without a doubt about the end.
     ///
     /// Runs on the caller's thread and blocks for a few syncs. Afterwards every call that writes fails with [`Error::Closed`]; reads still
-    /// work; the lock is released when the log is dropped. A second call does nothing.
+    /// work, until another log in the directory reuses the segments: its lock is released. A second call does nothing.
     ///
     /// # Errors
     /// [`Error::Busy`] while a job is outstanding (finish it first), [`Error::Poisoned`] and what a write or sync fails with: then the stop
