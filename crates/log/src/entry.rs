@@ -243,6 +243,27 @@ impl<'a> Entry<'a> {
     /// Appends the body to `out`. A block goes last, so that a caller may leave it out and add its own bytes.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
+            Entry::Data { .. }
+            | Entry::Ref { .. }
+            | Entry::Reserve { .. }
+            | Entry::Trim { .. }
+            | Entry::Offset { .. } => self.encode_of_stream(out),
+            Entry::Settle { .. }
+            | Entry::Lease { .. }
+            | Entry::Return { .. }
+            | Entry::Crash { .. }
+            | Entry::Audit { .. } => self.encode_of_sub(out),
+            Entry::Failure { .. }
+            | Entry::Reopen { .. }
+            | Entry::Redrive { .. }
+            | Entry::Remove { .. } => self.encode_failure(out),
+            Entry::Ddl(ddl) => encode_ddl(out, ddl),
+            Entry::Skipped => unreachable!("what was skipped is not written again"),
+        }
+    }
+
+    fn encode_of_stream(&self, out: &mut Vec<u8>) {
+        match self {
             Entry::Data {
                 stream,
                 base,
@@ -259,29 +280,6 @@ impl<'a> Entry<'a> {
                 put_data_head(out, *stream, *base);
                 out.put_u16(*target);
             }
-            Entry::Settle {
-                sub,
-                reason,
-                ranges,
-            } => {
-                out.put_u32(sub.0);
-                out.put_u8(*reason as u8);
-                put_ranges(out, ranges);
-            }
-            Entry::Lease {
-                sub,
-                member,
-                ranges,
-            } => {
-                out.put_u32(sub.0);
-                out.put_u64(member.0);
-                put_ranges(out, ranges);
-            }
-            Entry::Return {
-                sub,
-                at_ms,
-                returned,
-            } => encode_return(out, *sub, *at_ms, returned),
             Entry::Reserve { stream, upto }
             | Entry::Trim {
                 stream,
@@ -305,11 +303,39 @@ impl<'a> Entry<'a> {
                 put_ranges(out, done);
                 out.put_bytes(meta);
             }
+            _ => unreachable!("encode hands over what is of a stream"),
+        }
+    }
+
+    fn encode_of_sub(&self, out: &mut Vec<u8>) {
+        match self {
+            Entry::Settle {
+                sub,
+                reason,
+                ranges,
+            } => {
+                out.put_u32(sub.0);
+                out.put_u8(*reason as u8);
+                put_ranges(out, ranges);
+            }
+            Entry::Lease {
+                sub,
+                member,
+                ranges,
+            } => {
+                out.put_u32(sub.0);
+                out.put_u64(member.0);
+                put_ranges(out, ranges);
+            }
+            Entry::Return {
+                sub,
+                at_ms,
+                returned,
+            } => encode_return(out, *sub, *at_ms, returned),
             Entry::Crash { sub, state } => {
                 out.put_u32(sub.0);
                 out.put_bytes(state);
             }
-            Entry::Ddl(ddl) => encode_ddl(out, ddl),
             Entry::Audit {
                 sub,
                 at_ms,
@@ -321,7 +347,7 @@ impl<'a> Entry<'a> {
                 out.put_u64(*offset);
                 out.put_bytes(reason.as_bytes());
             }
-            _ => self.encode_failure(out),
+            _ => unreachable!("encode hands over what is of a subscription"),
         }
     }
 
@@ -383,7 +409,7 @@ impl<'a> Entry<'a> {
                 put_ranges(out, ids);
                 out.put_option(*reason, |out, reason| out.put_bytes(reason.as_bytes()));
             }
-            _ => unreachable!("encode writes the others"),
+            _ => unreachable!("encode hands over what is of a failure record"),
         }
     }
 

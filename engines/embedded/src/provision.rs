@@ -69,49 +69,31 @@ fn kind_of(kind: DestinationKind) -> Kind {
     }
 }
 
-/// The stream to create or change, if any.
-fn compare_destination(
-    log: &Log,
-    shared: &Shared,
-    spec: &DestinationSpec,
-    mode: ProvisionMode,
-    diff: &mut TopologyDiff,
-) -> Result<Option<(String, StreamConfig, String)>, Fault> {
-    let name = names::stream(&spec.destination);
-    let text = spec.destination.to_string();
+/// What a destination asks of its stream, with the engine's settings where it says nothing.
+fn wanted_config(shared: &Shared, spec: &DestinationSpec) -> Result<StreamConfig, Fault> {
     let mut wanted = shared.config(kind_of(spec.destination.kind));
     if let Some(durability) = spec.durability {
         let level = convert::level_of(durability).ok_or_else(|| {
             let text = format!(
-                "{text} asks for durability {durability:?}, which takes more than one machine"
+                "{} asks for durability {durability:?}, which takes more than one machine",
+                spec.destination
             );
             Fault::new(FaultKind::Config, Advice::FixConfig, text).code(Code::PLAN_REFUSED)
         })?;
         // In memory nothing is kept; receipts say so.
-        wanted.level = if shared.is_memory() {
-            wanted.level
-        } else {
-            level
-        };
+        if !shared.is_memory() {
+            wanted.level = level;
+        }
     }
     wanted.retention = Retention {
         age: (!spec.retain.is_zero()).then_some(spec.retain),
         bytes: None,
     };
-    let Some(stream) = log.find_stream(&name) else {
-        if mode == ProvisionMode::Check {
-            diff.missing.push(text);
-            return Ok(None);
-        }
-        return Ok(Some((name, wanted, text)));
-    };
-    let known = log
-        .stream_info(stream)
-        .map_err(|error| fault(&error))?
-        .config;
-    if spec.durability.is_none() {
-        wanted.level = known.level;
-    }
+    Ok(wanted)
+}
+
+/// The settings that a stream would change to, and how the two differ, in words.
+fn differences(known: StreamConfig, wanted: StreamConfig) -> (StreamConfig, Vec<String>) {
     let mut changed = known;
     let mut differences = Vec::new();
     if known.level != wanted.level {
@@ -128,6 +110,35 @@ fn compare_destination(
         ));
         changed.retention.age = wanted.retention.age;
     }
+    (changed, differences)
+}
+
+/// The stream to create or change, if any.
+fn compare_destination(
+    log: &Log,
+    shared: &Shared,
+    spec: &DestinationSpec,
+    mode: ProvisionMode,
+    diff: &mut TopologyDiff,
+) -> Result<Option<(String, StreamConfig, String)>, Fault> {
+    let name = names::stream(&spec.destination);
+    let text = spec.destination.to_string();
+    let mut wanted = wanted_config(shared, spec)?;
+    let Some(stream) = log.find_stream(&name) else {
+        if mode == ProvisionMode::Check {
+            diff.missing.push(text);
+            return Ok(None);
+        }
+        return Ok(Some((name, wanted, text)));
+    };
+    let known = log
+        .stream_info(stream)
+        .map_err(|error| fault(&error))?
+        .config;
+    if spec.durability.is_none() {
+        wanted.level = known.level;
+    }
+    let (changed, differences) = differences(known, wanted);
     let loses = convert::durability_of(wanted.level) < convert::durability_of(known.level)
         || known.retention.age > wanted.retention.age;
     if differences.is_empty() {

@@ -198,76 +198,79 @@ impl<'s, 'a> Plan<'s, 'a> {
 
     fn settles(&mut self, settles: &'a [SettleOp]) -> Result<(), Error> {
         for op in settles {
-            let SettleOp {
-                sub: id,
-                offset,
-                token,
-                how,
-            } = op;
-            let sub = self.state.sub(*id)?;
-            let lease = sub
-                .dispatch
-                .as_ref()
-                .and_then(|dispatch| dispatch.lease_of(*offset));
-            if lease.is_none_or(|lease| lease.token != *token) {
-                return Err(Error::LeaseLost {
-                    sub: *id,
-                    offset: *offset,
-                });
-            }
-            let reason = match how {
+            self.check_lease(op)?;
+            let (sub, offset) = (op.sub, op.offset);
+            let reason = match &op.how {
                 Settle::Ack => Reason::Ack,
                 Settle::Expired => Reason::Expired,
                 Settle::Return { delay, count } => {
-                    let attempts = sub.marks.get(offset).map_or(0, |mark| mark.attempts);
-                    let attempts = if *count {
-                        attempts
-                    } else {
-                        attempts.saturating_sub(1)
-                    };
-                    let one = Returned {
-                        offset: *offset,
-                        attempts,
-                        delay_ms: millis(*delay),
-                    };
-                    self.subs.entry(*id).or_default().returned.push(one);
+                    let one = self.give_back(sub, offset, millis(*delay), *count)?;
+                    self.subs.entry(sub).or_default().returned.push(one);
                     continue;
                 }
-                Settle::Discard { reason } => {
-                    self.check_reason(reason)?;
-                    let at_ms = self.now.wall_ms;
-                    self.frame.push(&Entry::Audit {
-                        sub: *id,
-                        at_ms,
-                        offset: *offset,
-                        reason,
-                    });
-                    self.raise(Level::Fsync);
-                    Reason::Discarded
-                }
-                Settle::Dead(failure) => {
-                    if failure.park == Park::Behind && !self.is_parked(*id, failure.key.as_ref()) {
-                        return Err(Error::NotParked {
-                            sub: *id,
-                            offset: Some(*offset),
-                        });
-                    }
-                    let record = self.read(*id, *offset)?.to_input();
-                    self.new_failure(*id, failure, &record, Some(*offset))?;
-                    if failure.park == Park::No {
-                        Reason::Dead
-                    } else {
-                        Reason::Parked
-                    }
-                }
+                Settle::Discard { reason } => self.discard(sub, offset, reason)?,
+                Settle::Dead(failure) => self.dead(sub, offset, failure)?,
             };
-            self.subs
-                .entry(*id)
-                .or_default()
-                .settled
-                .push((*offset, reason));
+            let plan = self.subs.entry(sub).or_default();
+            plan.settled.push((offset, reason));
         }
         Ok(())
+    }
+
+    fn check_lease(&self, op: &SettleOp) -> Result<(), Error> {
+        let dispatch = self.state.sub(op.sub)?.dispatch.as_ref();
+        let lease = dispatch.and_then(|dispatch| dispatch.lease_of(op.offset));
+        if lease.is_none_or(|lease| lease.token != op.token) {
+            return Err(Error::LeaseLost {
+                sub: op.sub,
+                offset: op.offset,
+            });
+        }
+        Ok(())
+    }
+
+    fn give_back(
+        &self,
+        sub: SubId,
+        offset: Offset,
+        delay_ms: u64,
+        count: bool,
+    ) -> Result<Returned, Error> {
+        let mark = self.state.sub(sub)?.marks.get(&offset);
+        let attempts = mark.map_or(0, |mark| mark.attempts);
+        Ok(Returned {
+            offset,
+            attempts: attempts.saturating_sub(u32::from(!count)),
+            delay_ms,
+        })
+    }
+
+    fn discard(&mut self, sub: SubId, offset: Offset, reason: &str) -> Result<Reason, Error> {
+        self.check_reason(reason)?;
+        let at_ms = self.now.wall_ms;
+        self.frame.push(&Entry::Audit {
+            sub,
+            at_ms,
+            offset,
+            reason,
+        });
+        self.raise(Level::Fsync);
+        Ok(Reason::Discarded)
+    }
+
+    fn dead(&mut self, sub: SubId, offset: Offset, failure: &FailureIn) -> Result<Reason, Error> {
+        if failure.park == Park::Behind && !self.is_parked(sub, failure.key.as_ref()) {
+            return Err(Error::NotParked {
+                sub,
+                offset: Some(offset),
+            });
+        }
+        let record = self.read(sub, offset)?.to_input();
+        self.new_failure(sub, failure, &record, Some(offset))?;
+        Ok(match failure.park {
+            Park::No => Reason::Dead,
+            Park::Key | Park::Behind => Reason::Parked,
+        })
     }
 
     /// A record that a subscription has in flight.
@@ -420,7 +423,6 @@ impl<'s, 'a> Plan<'s, 'a> {
     }
 
     fn failure_ops(&mut self, ops: &[FailureOp]) -> Result<(), Error> {
-        let at_ms = self.now.wall_ms;
         for op in ops {
             self.raise(Level::Fsync);
             match op {
@@ -429,66 +431,74 @@ impl<'s, 'a> Plan<'s, 'a> {
                     failure,
                     record,
                     source,
-                } => {
-                    self.check_record(record)?;
-                    match self.known_failure(*sub, record.id, *source)? {
-                        Some(id) => self.failures.push(id),
-                        None if failure.park == Park::Behind
-                            && !self.is_parked(*sub, failure.key.as_ref()) =>
-                        {
-                            return Err(Error::NotParked {
-                                sub: *sub,
-                                offset: None,
-                            });
-                        }
-                        None => self.new_failure(*sub, failure, record, *source)?,
-                    }
-                }
-                FailureOp::Redrive { sub, ids, reason } => {
-                    self.check_reason(reason)?;
-                    let ids = self.decide(*sub, ids, &[FailureState::Open])?;
-                    self.frame.push(&Entry::Redrive {
-                        sub: *sub,
-                        at_ms,
-                        ids,
-                        reason,
-                    });
-                }
-                FailureOp::Reopen { sub, id, failure } => {
-                    self.check_failure(failure)?;
-                    self.decide(*sub, &[*id], &[FailureState::Redriving, FailureState::Open])?;
-                    let (group, meta) = (failure.group.as_str(), &failure.meta);
-                    self.frame.push(&Entry::Reopen {
-                        sub: *sub,
-                        id: *id,
-                        at_ms,
-                        group,
-                        meta,
-                    });
-                }
-                FailureOp::Resolve { sub, id } => {
-                    let ids =
-                        self.decide(*sub, &[*id], &[FailureState::Redriving, FailureState::Open])?;
-                    self.frame.push(&Entry::Remove {
-                        sub: *sub,
-                        at_ms,
-                        ids,
-                        reason: None,
-                    });
-                }
+                } => self.append_failure(*sub, failure, record, *source)?,
+                FailureOp::Redrive { sub, ids, reason } => self.redrive(*sub, ids, reason)?,
+                FailureOp::Reopen { sub, id, failure } => self.reopen(*sub, *id, failure)?,
+                FailureOp::Resolve { sub, id } => self.remove(*sub, &[*id], None)?,
                 FailureOp::Discard { sub, ids, reason } => {
                     self.check_reason(reason)?;
-                    let ids =
-                        self.decide(*sub, ids, &[FailureState::Redriving, FailureState::Open])?;
-                    self.frame.push(&Entry::Remove {
-                        sub: *sub,
-                        at_ms,
-                        ids,
-                        reason: Some(reason),
-                    });
+                    self.remove(*sub, ids, Some(reason))?;
                 }
             }
         }
+        Ok(())
+    }
+
+    fn append_failure(
+        &mut self,
+        sub: SubId,
+        failure: &FailureIn,
+        record: &RecordIn,
+        source: Option<Offset>,
+    ) -> Result<(), Error> {
+        self.check_record(record)?;
+        if let Some(id) = self.known_failure(sub, record.id, source)? {
+            self.failures.push(id);
+            return Ok(());
+        }
+        if failure.park == Park::Behind && !self.is_parked(sub, failure.key.as_ref()) {
+            return Err(Error::NotParked { sub, offset: None });
+        }
+        self.new_failure(sub, failure, record, source)
+    }
+
+    fn redrive(&mut self, sub: SubId, ids: &[FailureId], reason: &str) -> Result<(), Error> {
+        self.check_reason(reason)?;
+        let ids = self.decide(sub, ids, &[FailureState::Open])?;
+        let at_ms = self.now.wall_ms;
+        self.frame.push(&Entry::Redrive {
+            sub,
+            at_ms,
+            ids,
+            reason,
+        });
+        Ok(())
+    }
+
+    fn reopen(&mut self, sub: SubId, id: FailureId, failure: &FailureIn) -> Result<(), Error> {
+        self.check_failure(failure)?;
+        self.decide(sub, &[id], &[FailureState::Redriving, FailureState::Open])?;
+        let (at_ms, group, meta) = (self.now.wall_ms, failure.group.as_str(), &failure.meta);
+        self.frame.push(&Entry::Reopen {
+            sub,
+            id,
+            at_ms,
+            group,
+            meta,
+        });
+        Ok(())
+    }
+
+    /// Ends records: without a reason because their redrive succeeded.
+    fn remove(&mut self, sub: SubId, ids: &[FailureId], reason: Option<&str>) -> Result<(), Error> {
+        let ids = self.decide(sub, ids, &[FailureState::Redriving, FailureState::Open])?;
+        let at_ms = self.now.wall_ms;
+        self.frame.push(&Entry::Remove {
+            sub,
+            at_ms,
+            ids,
+            reason,
+        });
         Ok(())
     }
 

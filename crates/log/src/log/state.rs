@@ -8,7 +8,7 @@ use crate::Error;
 use crate::batch::Table;
 use crate::codec::Reader;
 use crate::entry::{Ddl, Entry};
-use crate::ids::{IntMap, Now, Offset, StreamId, SubId, millis};
+use crate::ids::{FailureId, IntMap, Now, Offset, StreamId, SubId, millis};
 use crate::view::failures::{Action, Audit, NewFailure};
 use crate::view::offsets::ReaderState;
 use crate::view::stream::{Run, Stream};
@@ -46,6 +46,21 @@ pub(crate) struct Todo {
     pub(crate) trim: Vec<StreamId>,
     pub(crate) woken: Vec<SubId>,
     pub(crate) woken_streams: Vec<StreamId>,
+}
+
+impl Todo {
+    /// A stream grew: retention by bytes looks at once, retention by age when its timer fires.
+    fn retain(&mut self, stream: &mut Stream, at_ms: u64) {
+        let retention = stream.config.retention;
+        if retention.bytes.is_some() {
+            self.trim.push(stream.id);
+        }
+        if let Some(age) = retention.age.filter(|_| !stream.retention_armed) {
+            stream.retention_armed = true;
+            let due_ms = at_ms.saturating_add(millis(age));
+            self.wall.push((due_ms, WallTimer::Retention(stream.id)));
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -202,18 +217,7 @@ impl State {
                 why: "its offsets were used before",
             });
         };
-        let window = stream.config.dedupe;
-        for index in 0..table.count {
-            let id = table.id(index);
-            if id != [0; 16] {
-                stream.dedupe.get_or_insert_default().insert(
-                    window,
-                    id,
-                    base + u64::from(index),
-                    at_ms,
-                );
-            }
-        }
+        remember_ids(stream, &table, base, at_ms);
         let gap = (stream.end, base);
         let expires_ms = table.expires_last_ms();
         let kept = stream.push(Run {
@@ -223,20 +227,7 @@ impl State {
             at_ms,
             expires_ms,
         });
-        if stream.config.retention.bytes.is_some() {
-            self.todo.trim.push(id);
-        }
-        if let Some(age) = stream
-            .config
-            .retention
-            .age
-            .filter(|_| !stream.retention_armed)
-        {
-            stream.retention_armed = true;
-            self.todo
-                .wall
-                .push((at_ms.saturating_add(millis(age)), WallTimer::Retention(id)));
-        }
+        self.todo.retain(stream, at_ms);
         for sub in &stream.subs {
             let Some(sub) = self.subs.get_mut(sub) else {
                 continue;
@@ -373,112 +364,129 @@ impl State {
 
     fn apply_failure(&mut self, entry: &Entry<'_>, location: Location) -> Result<(), Error> {
         match entry {
-            Entry::Failure {
-                sub,
-                id,
-                at_ms,
-                source,
-                key,
-                parked,
-                group,
-                block,
-                ..
-            } => {
-                let Some(sub) = self.subs.get_mut(sub) else {
-                    return Ok(());
-                };
-                if id.0 < sub.failures().next_id() {
-                    return Err(Error::Malformed {
-                        what: "log entry",
-                        why: "the number of a failure record was used before",
-                    });
-                }
-                let message_id = Table::read(&mut Reader::new(block, "record batch"))?.id(0);
-                let (id, at_ms, source, key, parked) = (*id, *at_ms, *source, *key, *parked);
-                let new = NewFailure {
-                    id,
-                    at_ms,
-                    source,
-                    group,
-                    key,
-                    parked,
-                    message_id,
-                    payload: location,
-                };
-                sub.failures().apply_new(&new);
-                self.needed(location);
-            }
+            Entry::Failure { .. } => self.apply_new_failure(entry, location)?,
             Entry::Reopen {
                 sub,
                 id,
                 at_ms,
                 group,
                 ..
-            } => {
-                let Some(sub) = self.subs.get_mut(sub) else {
-                    return Ok(());
-                };
-                if !sub.failures().contains(*id) {
-                    return Ok(());
-                }
-                let freed = sub.failures().apply_reopen(*id, *at_ms, group, location);
-                self.needed(location);
-                self.freed(freed.as_slice());
-            }
+            } => self.apply_reopen(*sub, (*id, *at_ms, group), location),
             Entry::Redrive {
                 sub,
                 at_ms,
                 ids,
                 reason,
-            } => {
-                let Some(sub) = self.subs.get_mut(sub) else {
-                    return Ok(());
-                };
-                let there = sub.failures().among(ids);
-                sub.failures().apply_redrive(there.into_iter(), *at_ms);
-                sub.failures()
-                    .note(decision(Action::Redrive, *at_ms, ids, reason));
-            }
+            } => self.apply_redrive(*sub, *at_ms, ids, reason),
             Entry::Remove {
                 sub,
                 at_ms,
                 ids,
                 reason,
-            } => {
-                let Some(sub) = self.subs.get_mut(sub) else {
-                    return Ok(());
-                };
-                let failures = sub.failures();
-                let gone = failures
-                    .among(ids)
-                    .into_iter()
-                    .filter_map(|id| failures.apply_remove(id))
-                    .flat_map(|pieces| pieces.all());
-                let freed: Vec<Location> = gone.collect();
-                if let Some(reason) = reason {
-                    failures.note(decision(Action::Discard, *at_ms, ids, reason));
-                }
-                self.freed(&freed);
-            }
+            } => self.apply_remove(*sub, *at_ms, ids, *reason),
             Entry::Audit {
                 sub,
                 at_ms,
                 offset,
                 reason,
-            } => {
-                if let Some(sub) = self.subs.get_mut(sub) {
-                    let (action, reason) = (Action::DiscardMessage(*offset), (*reason).to_owned());
-                    sub.failures().note(Audit {
-                        at_ms: *at_ms,
-                        action,
-                        count: 1,
-                        reason,
-                    });
-                }
-            }
+            } => self.apply_audit(*sub, *at_ms, *offset, reason),
             _ => unreachable!("apply and apply_delivery take the others"),
         }
         Ok(())
+    }
+
+    fn apply_new_failure(&mut self, entry: &Entry<'_>, payload: Location) -> Result<(), Error> {
+        let &Entry::Failure {
+            sub,
+            id,
+            at_ms,
+            source,
+            key,
+            parked,
+            group,
+            block,
+            ..
+        } = entry
+        else {
+            unreachable!("apply_failure hands over new failure records");
+        };
+        let Some(sub) = self.subs.get_mut(&sub) else {
+            return Ok(());
+        };
+        if id.0 < sub.failures().next_id() {
+            return Err(Error::Malformed {
+                what: "log entry",
+                why: "the number of a failure record was used before",
+            });
+        }
+        let message_id = Table::read(&mut Reader::new(block, "record batch"))?.id(0);
+        sub.failures().apply_new(&NewFailure {
+            id,
+            at_ms,
+            source,
+            group,
+            key,
+            parked,
+            message_id,
+            payload,
+        });
+        self.needed(payload);
+        Ok(())
+    }
+
+    fn apply_reopen(
+        &mut self,
+        sub: SubId,
+        (id, at_ms, group): (FailureId, u64, &str),
+        meta: Location,
+    ) {
+        let Some(sub) = self.subs.get_mut(&sub) else {
+            return;
+        };
+        if !sub.failures().contains(id) {
+            return;
+        }
+        let freed = sub.failures().apply_reopen(id, at_ms, group, meta);
+        self.needed(meta);
+        self.freed(freed.as_slice());
+    }
+
+    fn apply_redrive(&mut self, sub: SubId, at_ms: u64, ids: &[(u64, u64)], reason: &str) {
+        let Some(sub) = self.subs.get_mut(&sub) else {
+            return;
+        };
+        let there = sub.failures().among(ids);
+        sub.failures().apply_redrive(there.into_iter(), at_ms);
+        sub.failures()
+            .note(decision(Action::Redrive, at_ms, ids, reason));
+    }
+
+    fn apply_remove(&mut self, sub: SubId, at_ms: u64, ids: &[(u64, u64)], reason: Option<&str>) {
+        let Some(sub) = self.subs.get_mut(&sub) else {
+            return;
+        };
+        let failures = sub.failures();
+        let gone = failures
+            .among(ids)
+            .into_iter()
+            .filter_map(|id| failures.apply_remove(id))
+            .flat_map(|pieces| pieces.all());
+        let freed: Vec<Location> = gone.collect();
+        if let Some(reason) = reason {
+            failures.note(decision(Action::Discard, at_ms, ids, reason));
+        }
+        self.freed(&freed);
+    }
+
+    fn apply_audit(&mut self, sub: SubId, at_ms: u64, offset: Offset, reason: &str) {
+        if let Some(sub) = self.subs.get_mut(&sub) {
+            sub.failures().note(Audit {
+                at_ms,
+                action: Action::DiscardMessage(offset),
+                count: 1,
+                reason: reason.to_owned(),
+            });
+        }
     }
 
     fn apply_ddl(&mut self, lsn: Lsn, ddl: &Ddl<'_>) {
@@ -679,6 +687,18 @@ impl State {
             stream.subs.sort_unstable();
         }
         Ok(())
+    }
+}
+
+/// Notes the message ids of a run, for the dedupe window.
+fn remember_ids(stream: &mut Stream, table: &Table<'_>, base: Offset, at_ms: u64) {
+    let window = stream.config.dedupe;
+    for index in 0..table.count {
+        let id = table.id(index);
+        if id != [0; 16] {
+            let dedupe = stream.dedupe.get_or_insert_default();
+            dedupe.insert(window, id, base + u64::from(index), at_ms);
+        }
     }
 }
 

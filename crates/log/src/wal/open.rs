@@ -270,26 +270,13 @@ fn assemble(
 ) -> Result<(Wal, OpenReport), Error> {
     let end = &recovered.end;
     let start = Start::find(&*disk, &options, &manifest, recovered, clean)?;
-    let report = OpenReport {
-        created,
-        clean,
-        checkpoint: Lsn(recovered.checkpoint.lsn),
-        checkpoint_fell_back: recovered.fell_back,
-        frames_read: end.frames,
-        bytes_replayed: end.bytes,
-        last: Lsn(end.last),
-        next: Lsn(start.next),
-        cut: if clean { None } else { recovered.cut() },
-    };
+    let report = start.report(recovered, created, clean);
     start.mark_open(&mut manifest, recovered);
     let node = manifest.node;
     let store = Arc::new(ManifestStore::new(Arc::clone(&disk), manifest));
     // DURABILITY: the mark of a clean stop is gone before the first append.
     store.update(|_| {})?;
-    if let Some(file) = &start.fresh {
-        file.write(&file.new_header(&node, start.next, end.last), 0)?;
-        file.sync()?;
-    }
+    start.write_header(&node, end.last)?;
     let pool = sweep(&*disk, &options, &store.get(), recovered)?;
     let kept = start.spare.as_ref().map(|spare| spare.id);
     let dropped = recovered.dropped().filter(|file| Some(file.id) != kept);
@@ -379,6 +366,30 @@ impl Start {
             start.tail = BLOCK;
         }
         Ok(start)
+    }
+
+    fn report(&self, recovered: &Recovered, created: bool, clean: bool) -> OpenReport {
+        let end = &recovered.end;
+        OpenReport {
+            created,
+            clean,
+            checkpoint: Lsn(recovered.checkpoint.lsn),
+            checkpoint_fell_back: recovered.fell_back,
+            frames_read: end.frames,
+            bytes_replayed: end.bytes,
+            last: Lsn(end.last),
+            next: Lsn(self.next),
+            cut: if clean { None } else { recovered.cut() },
+        }
+    }
+
+    /// Gives the first segment, if it was made just now, its header, durably.
+    fn write_header(&self, node: &[u8; 16], last: u64) -> Result<(), Error> {
+        let Some(file) = &self.fresh else {
+            return Ok(());
+        };
+        file.write(&file.new_header(node, self.next, last), 0)?;
+        file.sync()
     }
 
     /// Changes the manifest to that of a log in use.
