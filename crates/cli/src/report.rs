@@ -6,8 +6,8 @@ use postrider::Code;
 pub(crate) fn report(code: u16, what: &str, why: Option<&str>, remedy: Option<&str>) {
     let code = Code(code);
     let page = code.explain();
-    let why = why.or(page.map(|p| p.why)).unwrap_or_default();
-    let remedy = remedy.or(page.map(|p| p.remedy)).unwrap_or_default();
+    let why = why.or_else(|| page.map(|p| p.why)).unwrap_or_default();
+    let remedy = remedy.or_else(|| page.map(|p| p.remedy)).unwrap_or_default();
     eprintln!("{code}: {}", one_line(what));
     for (name, text) in [("why:  ", why), ("to do:", remedy)] {
         if !text.is_empty() {
