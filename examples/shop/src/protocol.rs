@@ -11,6 +11,9 @@ use crate::seed::ARTICLES;
 /// The embedded engine of a run, as a path within the run's directory.
 pub const ENGINE_DIR: &str = "log";
 
+/// Orders in one command of the intake, at most.
+pub const COMMAND_ORDERS_MAX: usize = 32;
+
 /// The first line on the child's standard input.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Setup {

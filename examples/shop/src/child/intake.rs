@@ -11,12 +11,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::input::{Order, OrderFile, made_up};
 use crate::messages::PlaceOrders;
-use crate::protocol::{Orders, Setup};
+use crate::protocol::{COMMAND_ORDERS_MAX as BATCH, Orders, Setup};
 
 /// Orders that are placed and have not ended: more are not placed.
 const WINDOW: u64 = 2_000;
-/// Orders in one command.
-const BATCH: usize = 32;
 /// Rows that are looked up at once, to pass over what is placed.
 const LOOK: usize = 512;
 /// How often orders leave at a rate.

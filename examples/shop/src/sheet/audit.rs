@@ -7,6 +7,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{Cents, RunFacts, Sheet};
 use crate::error::{Error, Result, STORE_FAILED};
+use crate::protocol::COMMAND_ORDERS_MAX;
 use crate::provider::Op;
 use crate::services::schema::SERVICES;
 
@@ -152,7 +153,9 @@ fn read_orders(
     let ended = sheet.shipped + sheet.refunded + sheet.cancelled;
     sheet.in_flight = sheet.accepted.saturating_sub(ended);
     let never_placed = if given.intake_done {
-        sheet.accepted.saturating_sub(placed)
+        // A message that waits may be a command with orders to place.
+        let on_their_way = given.waiting.saturating_mul(COMMAND_ORDERS_MAX as u64);
+        sheet.accepted.saturating_sub(placed).saturating_sub(on_their_way)
     } else {
         0
     };
