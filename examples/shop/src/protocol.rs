@@ -122,8 +122,6 @@ pub struct Progress {
     pub failure_groups: Vec<(String, String, u64)>,
     /// Keys of the failure records, as far as they are orders that have not ended: only while some have not.
     pub set_aside: Vec<String>,
-    /// Subscriptions that are paused.
-    pub paused: Vec<String>,
 }
 
 impl Progress {

@@ -20,12 +20,20 @@ const LOOK: usize = 512;
 /// How often orders leave at a rate.
 const BEAT: Duration = Duration::from_millis(20);
 
+/// How often the orders that have not ended are counted, at most.
+const COUNT_EVERY: Duration = Duration::from_millis(20);
+
+/// How many commands of the intake wait.
+pub(super) type Depth = Box<dyn Fn() -> Fut<u64> + Send + Sync>;
+/// A boxed future of the intake.
+pub(super) type Fut<T> = std::pin::Pin<Box<dyn std::future::Future<Output = T> + Send>>;
+
 /// What the intake watches and tells.
 pub(super) struct Gauges {
     /// No more orders.
     pub(super) held: watch::Receiver<bool>,
-    /// Orders that have ended.
-    pub(super) ended: watch::Receiver<u64>,
+    /// Commands that wait to be handled.
+    pub(super) depth: Depth,
     /// Told when all orders of the input are accepted by the bus.
     pub(super) done: watch::Sender<bool>,
 }
@@ -53,7 +61,8 @@ pub(super) async fn place_all(bus: Bus, store: Option<Sqlite>, setup: Setup, gau
         store,
         pace: setup.rate.map(Pace::new),
         gauges,
-        sent: placed,
+        open: 0,
+        counted: None,
         room: 1,
     };
     let all = intake.run(orders).await;
@@ -95,8 +104,9 @@ struct Intake {
     store: Sqlite,
     pace: Option<Pace>,
     gauges: Gauges,
-    /// Orders that were placed before or sent since.
-    sent: u64,
+    /// Orders that have not ended: as counted, and what was sent since.
+    open: u64,
+    counted: Option<Instant>,
     /// Orders in the next batch: few at first, so that the first is soon on its way.
     room: usize,
 }
@@ -149,23 +159,36 @@ impl Intake {
 
     /// Whether there is room now; not when no more orders are wanted.
     async fn wait_for_window(&mut self) -> bool {
-        let sent = self.sent;
-        let held = &mut self.gauges.held;
-        let ended = &mut self.gauges.ended;
-        let room = async {
-            let _ = ended
-                .wait_for(|ended| sent.saturating_sub(*ended) < WINDOW)
-                .await;
-        };
-        tokio::select! {
-            biased;
-            _ = held.wait_for(|held| *held) => false,
-            () = room => true,
+        loop {
+            if *self.gauges.held.borrow() {
+                return false;
+            }
+            if self.counted.is_none_or(|at| at.elapsed() >= COUNT_EVERY) {
+                self.count().await;
+            }
+            if self.open < WINDOW {
+                return true;
+            }
+            tokio::time::sleep(COUNT_EVERY).await;
         }
     }
 
+    async fn count(&mut self) {
+        let open = self.store.read(|db| {
+            db.prepare_cached("SELECT COUNT(*) FROM orders WHERE state IN ('placed', 'paid')")?
+                .query_row([], |row| row.get::<_, i64>(0))
+        });
+        match open.await {
+            Ok(open) => {
+                self.open = open.unsigned_abs() + (self.gauges.depth)().await * BATCH as u64;
+            }
+            Err(error) => tracing::debug!(%error, "open orders cannot be counted"),
+        }
+        self.counted = Some(Instant::now());
+    }
+
     async fn send(&mut self, orders: Vec<Order>) {
-        self.sent += orders.len() as u64;
+        self.open += orders.len() as u64;
         loop {
             match self
                 .bus

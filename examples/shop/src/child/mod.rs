@@ -14,6 +14,7 @@ use postrider::{Outgoing, Running, SubscriptionId};
 use tokio::sync::{mpsc, watch};
 
 use crate::faults::Dial;
+use crate::messages::PlaceOrders;
 use crate::protocol::{Command, ENGINE_DIR, Report, Setup};
 use crate::provider::Client;
 use crate::services::schema::{SERVICES, tables};
@@ -23,6 +24,8 @@ use crate::services::{Chaos, Shop, build, inventory};
 const HOLDER_GOES_WITHIN: Duration = Duration::from_secs(2);
 /// How long a stop waits for handlers that run.
 const GRACE: Duration = Duration::from_secs(5);
+/// Memory for pages of one database.
+const CACHE_BYTES: u32 = 4 << 20;
 /// Messages that wait to be published a second time, on purpose.
 const AGAIN_MAX: usize = 1024;
 
@@ -149,7 +152,6 @@ async fn run(setup: Setup, mut commands: mpsc::Receiver<Command>) -> Result<(), 
     });
     let services = Arc::new(services);
     let (hold, held) = watch::channel(false);
-    let (ended_in, ended) = watch::channel(0);
     let (sent_in, sent) = watch::channel(false);
     let placing = tokio::spawn(intake::place_all(
         services.bus.named("shop"),
@@ -157,11 +159,11 @@ async fn run(setup: Setup, mut commands: mpsc::Receiver<Command>) -> Result<(), 
         setup,
         intake::Gauges {
             held,
-            ended,
+            depth: depth_of_intake(&services),
             done: sent_in,
         },
     ));
-    let reporting = tokio::spawn(report::report(services.clone(), sent, ended_in));
+    let reporting = tokio::spawn(report::report(services.clone(), sent));
     let outcome = loop {
         tokio::select! {
             command = commands.recv() => match command {
@@ -180,6 +182,25 @@ async fn run(setup: Setup, mut commands: mpsc::Receiver<Command>) -> Result<(), 
     let _ = (placing.await, reporting.await);
     stop(running, &services.bus).await;
     outcome
+}
+
+/// How many commands of the intake wait, by the engine's word.
+fn depth_of_intake(services: &Services) -> intake::Depth {
+    let admin = services.bus.engine().admin();
+    let wanted = format!("order@queue:{}", <PlaceOrders as Message>::DESTINATION);
+    let mut all = services.subscriptions.iter();
+    let subscription = all.find(|s| s.to_string() == wanted).cloned();
+    Box::new(move || {
+        let (admin, subscription) = (admin.clone(), subscription.clone());
+        Box::pin(async move {
+            match (admin, subscription) {
+                (Some(admin), Some(subscription)) => {
+                    admin.depth(&subscription).await.map_or(0, |d| d.depth)
+                }
+                _ => 0,
+            }
+        })
+    })
 }
 
 async fn first_end(running: &[Running]) -> postrider::Error {
@@ -236,7 +257,7 @@ async fn start(setup: &Setup, dial: &Dial) -> Result<(Services, Vec<Running>), S
     for service in SERVICES {
         let path = setup.dir.join(format!("{service}.db"));
         let store = loop {
-            match Sqlite::open(&path) {
+            match Sqlite::options().page_cache_bytes(CACHE_BYTES).open(&path) {
                 Err(error) if may_wait(error.code(), begin) => wait(&error.to_string()).await,
                 other => break other?,
             }

@@ -30,19 +30,12 @@ pub(super) const fn durability_name(durability: Durability) -> &'static str {
 }
 
 /// Reports until it is dropped.
-pub(super) async fn report(
-    services: Arc<Services>,
-    sent: watch::Receiver<bool>,
-    ended: watch::Sender<u64>,
-) {
+pub(super) async fn report(services: Arc<Services>, sent: watch::Receiver<bool>) {
     loop {
         let begin = Instant::now();
         let intake_done = *sent.borrow();
         match look(&services, intake_done).await {
-            Ok(progress) => {
-                ended.send_replace(progress.ended());
-                say(&Report::Progress(Box::new(progress)));
-            }
+            Ok(progress) => say(&Report::Progress(Box::new(progress))),
             Err(error) => tracing::warn!(error, "a report is left out"),
         }
         tokio::time::sleep(EVERY.max(begin.elapsed() * 20)).await;

@@ -40,6 +40,8 @@ pub struct View {
     pub retries: u64,
     /// See `retries`.
     pub duplicates: u64,
+    /// Whether a person paused payment.
+    pub is_payment_paused: bool,
 }
 
 /// The lines of the frame, none longer than `width` characters.
@@ -51,10 +53,10 @@ pub fn frame(view: &View, width: usize) -> Vec<String> {
     let of = view
         .accepted
         .map_or_else(String::new, |a| format!(" of {}", n(a)));
-    let paused = if p.paused.is_empty() {
-        String::new()
+    let paused = if view.is_payment_paused {
+        "   PAYMENT IS PAUSED"
     } else {
-        format!("   PAUSED {}", p.paused.join(" "))
+        ""
     };
     let kept = view.money.charged.saturating_sub(view.money.refunded);
     let open = kept.saturating_sub(p.cents_shipped);
@@ -150,6 +152,7 @@ mod tests {
             engine: "embedded".repeat(20),
             data: "/tmp/".repeat(40),
             status: "running".into(),
+            is_payment_paused: true,
             faults: Level::Heavy,
             accepted: Some(99_999_999),
             money: Totals {
@@ -163,7 +166,6 @@ mod tests {
                 refunded: 5_555_555,
                 cancelled: 5_555_555,
                 failure_groups: vec![group; 50],
-                paused: vec!["payment@topic:shop.order".into()],
                 ..Progress::default()
             },
             ..View::default()

@@ -18,7 +18,7 @@ use crate::seed;
 pub struct Counts {
     /// Handlers that ended well.
     pub handled: AtomicU64,
-    /// Handlers that were started again.
+    /// Handlers that failed and are tried again.
     pub retries: AtomicU64,
     /// Failures that were handed back to their handler.
     pub redriven: AtomicU64,
@@ -77,9 +77,6 @@ impl Chaos {
     /// # Panics
     /// On purpose, where the seed says so.
     fn before(&self, delivery: &Delivery) -> Option<Ending> {
-        if delivery.attempt() > 1 {
-            self.counts.retries.fetch_add(1, Ordering::Relaxed);
-        }
         if delivery.is_redriven() {
             self.counts.redriven.fetch_add(1, Ordering::Relaxed);
         }
@@ -89,6 +86,7 @@ impl Chaos {
         }
         let chance = format!("{} {}", delivery.subscription(), delivery.envelope().id);
         if seed::happens(self.seed, "panic", &chance, rates.handler_panic) {
+            self.counts.retries.fetch_add(1, Ordering::Relaxed);
             panic!("a handler panics on purpose");
         }
         seed::happens(self.seed, "error", &chance, rates.handler_error)
@@ -104,6 +102,10 @@ impl Chaos {
             }
             Ending::Duplicate => {
                 self.counts.duplicates.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            Ending::Failed(HandlerError::Transient(_) | HandlerError::RetryAfter(..)) => {
+                self.counts.retries.fetch_add(1, Ordering::Relaxed);
                 return;
             }
             _ => return,
@@ -163,10 +165,10 @@ where
         let chaos = self.chaos.clone();
         let run = self.inner.call(delivery.clone());
         Box::pin(async move {
-            if let Some(ending) = chaos.before(&delivery) {
-                return Ok(ending);
-            }
-            let ending = run.await?;
+            let ending = match chaos.before(&delivery) {
+                Some(ending) => ending,
+                None => run.await?,
+            };
             chaos.after(&delivery, &ending);
             Ok(ending)
         })

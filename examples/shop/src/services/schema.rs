@@ -14,7 +14,9 @@ CREATE TABLE IF NOT EXISTS orders(
     -- how many events of the order were published; the sequence of the last
     events INTEGER NOT NULL,
     -- cancelled, and payment has not said yet what became of the money
-    closing INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;";
+    closing INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+-- small, whatever the table holds: how many orders have not ended
+CREATE INDEX IF NOT EXISTS open_orders ON orders(order_id) WHERE state IN ('placed','paid');";
 
 const PAYMENT: &str = "
 CREATE TABLE IF NOT EXISTS payments(

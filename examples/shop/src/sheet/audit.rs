@@ -155,7 +155,10 @@ fn read_orders(
     let never_placed = if given.intake_done {
         // A message that waits may be a command with orders to place.
         let on_their_way = given.waiting.saturating_mul(COMMAND_ORDERS_MAX as u64);
-        sheet.accepted.saturating_sub(placed).saturating_sub(on_their_way)
+        sheet
+            .accepted
+            .saturating_sub(placed)
+            .saturating_sub(on_their_way)
     } else {
         0
     };

@@ -103,9 +103,6 @@ impl Run {
         for (subscription, group, count) in progress.failure_groups.iter().take(5) {
             parts.push(format!("{count} failures of {subscription}: {group}"));
         }
-        for subscription in &progress.paused {
-            parts.push(format!("{subscription} is paused"));
-        }
         if parts.is_empty() {
             parts.push("no message waits anywhere".to_owned());
         }

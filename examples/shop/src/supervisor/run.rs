@@ -264,6 +264,8 @@ impl Run {
         }
         self.fatal = None;
         self.is_dying = false;
+        // A pause is of the process that was asked for it.
+        self.paused = false;
         self.handled_since_start = false;
         self.reports_since_start = 0;
         self.status = "waiting for the services to start again".to_owned();
@@ -428,6 +430,7 @@ impl Run {
             lost,
             retries: self.tally.retries(),
             duplicates: self.tally.duplicates(),
+            is_payment_paused: self.paused,
             progress,
         }
     }
