@@ -7,7 +7,9 @@ pub(crate) fn report(code: u16, what: &str, why: Option<&str>, remedy: Option<&s
     let code = Code(code);
     let page = code.explain();
     let why = why.or_else(|| page.map(|p| p.why)).unwrap_or_default();
-    let remedy = remedy.or_else(|| page.map(|p| p.remedy)).unwrap_or_default();
+    let remedy = remedy
+        .or_else(|| page.map(|p| p.remedy))
+        .unwrap_or_default();
     eprintln!("{code}: {}", one_line(what));
     for (name, text) in [("why:  ", why), ("to do:", remedy)] {
         if !text.is_empty() {
