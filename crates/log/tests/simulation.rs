@@ -17,13 +17,22 @@ use postrider_log::disk::{Fault, SimDisk};
 use postrider_log::wal::WalOptions;
 use postrider_log::{
     Error, Expected, FailureId, FailureIn, FailureOp, FailureState, Kind, Leased, Level, Limits,
-    Log, Lsn, MemberId, Now, Offset, OffsetCommit, Options, Park, Publish, RecordIn, Settle,
-    SettleOp, Start, StreamConfig, StreamId, SubId, SubscriptionConfig, Tx, pump,
+    Log, Lsn, MemberId, Now, Offset, OffsetCommit, Options, Park, Publish, RecordIn, Retention,
+    Settle, SettleOp, Start, StreamConfig, StreamId, SubId, SubscriptionConfig, Tx, pump,
 };
 
 const KEYS: u64 = 4;
 const MEMBERS: u64 = 3;
 const LEASE: Duration = Duration::from_secs(20);
+/// Settled records of the first topic stay readable for so long.
+const RETAINED: Duration = Duration::from_millis(800);
+/// The stream of events, and the bytes of them that retention leaves.
+const EVENTS: usize = 4;
+const EVENT_BYTES: u64 = 5_000;
+/// More than one append of events takes.
+const APPEND_BYTES_MAX: u64 = 3_500;
+/// The first stream whose records are seen before they are synced; so are those of all behind it.
+const WEAK: usize = 2;
 
 struct Rng(u64);
 
@@ -94,6 +103,10 @@ enum Did {
         epoch: u64,
         watermark: u64,
     },
+    /// Events below `first` are gone.
+    Trimmed {
+        first: Offset,
+    },
 }
 
 /// What a list of deeds amounts to.
@@ -106,6 +119,8 @@ struct Model {
     failures: BTreeMap<(usize, u64), (u64, u64, bool)>,
     crash: BTreeMap<usize, u64>,
     reader: (u64, u64),
+    /// The first event that is still there.
+    first: Offset,
 }
 
 impl Model {
@@ -147,6 +162,7 @@ impl Model {
                 self.crash.insert(sub, state);
             }
             Did::Reader { epoch, watermark } => self.reader = (epoch, watermark),
+            Did::Trimmed { first } => self.first = self.first.max(first),
         }
     }
 }
@@ -183,11 +199,19 @@ struct World {
     seen: BTreeMap<(usize, Offset), u64>,
     /// Records with a deliver-at time.
     delayed: BTreeSet<(usize, Offset)>,
+    /// When records with a time to live end, in wall time.
+    expiring: BTreeMap<(usize, Offset), u64>,
+    /// Events below have been let go of, in some run.
+    trimmed_max: Offset,
     held: Vec<Held>,
     next_id: u64,
     wall_ms: u64,
+    /// The latest that any clock showed: until then records may have expired.
+    wall_max_ms: u64,
     mono_ms: u64,
     epoch: u64,
+    /// Nothing in this run asks for a sync, but the reserve of offsets.
+    quiet: bool,
 }
 
 fn options(rng: &mut Rng) -> Options {
@@ -235,11 +259,15 @@ impl World {
             model: Model::default(),
             seen: BTreeMap::new(),
             delayed: BTreeSet::new(),
+            expiring: BTreeMap::new(),
+            trimmed_max: 0,
+            wall_max_ms: 1_000_000,
             held: Vec::new(),
             next_id: 1,
             wall_ms: 1_000_000,
             mono_ms: 0,
             epoch: 0,
+            quiet: false,
         };
         world.define();
         world
@@ -254,9 +282,14 @@ impl World {
             (Kind::Events, Level::Interval(Duration::from_millis(50))),
         ];
         for (n, (kind, level)) in kinds.into_iter().enumerate() {
+            let retention = Retention {
+                age: (n == 0).then_some(RETAINED),
+                bytes: (n == EVENTS).then_some(EVENT_BYTES),
+            };
             let config = StreamConfig {
                 kind,
                 level,
+                retention,
                 ..StreamConfig::default()
             };
             let (id, ..) = self
@@ -301,10 +334,16 @@ impl World {
     /// A few records of one key each, for one stream.
     fn records(&mut self) -> Vec<(u64, u64, RecordIn)> {
         let count = 1 + self.rng.below(4);
+        let ttl_percent = if self.rng.chance(10) { 100 } else { 4 };
         let make = |_| {
             let (id, key) = (self.next_id, self.rng.below(KEYS + 1));
             self.next_id += 1;
             let deliver_at_ms = if self.rng.chance(5) {
+                self.wall_ms + self.rng.below(3_000)
+            } else {
+                0
+            };
+            let expires_at_ms = if self.rng.chance(ttl_percent) {
                 self.wall_ms + self.rng.below(3_000)
             } else {
                 0
@@ -315,6 +354,7 @@ impl World {
                 key: key_bytes(key),
                 value: Some(Bytes::from(value)),
                 deliver_at_ms,
+                expires_at_ms,
                 ..RecordIn::default()
             };
             (id, key, record)
@@ -328,11 +368,13 @@ impl World {
         let mut dids = Vec::new();
         let mut published = Vec::new();
         for _ in 0..self.rng.below(3) {
-            let stream = self.rng.below(self.streams.len() as u64) as usize;
+            let from = if self.quiet { WEAK } else { 0 };
+            let stream = from + self.rng.below((self.streams.len() - from) as u64) as usize;
             let records = self.records();
             let mut also = Vec::new();
             if self.rng.chance(20) {
-                also.push((stream + 1) % self.streams.len());
+                let next = (stream + 1) % self.streams.len();
+                also.push(next.max(from));
             }
             let expect = match self.streams[stream].kind {
                 Kind::Events if tx.publishes.is_empty() => {
@@ -350,7 +392,7 @@ impl World {
         }
         let mut settled = BTreeSet::new();
         for _ in 0..self.rng.below(4) {
-            if self.held.is_empty() {
+            if self.held.is_empty() || self.quiet {
                 break;
             }
             let index = self.rng.below(self.held.len() as u64) as usize;
@@ -391,9 +433,7 @@ impl World {
                 for stream in [&[stream][..], &also].concat() {
                     let offset = next[stream];
                     next[stream] += 1;
-                    if record.deliver_at_ms > 0 {
-                        self.delayed.insert((stream, offset));
-                    }
+                    self.note_times(stream, offset, &record);
                     self.did(
                         ticket.lsn,
                         Did::Published {
@@ -429,6 +469,101 @@ impl World {
         settled
             .iter()
             .for_each(|(sub, offset)| self.drop_lease(*sub, *offset));
+        Ok(())
+    }
+
+    /// Notes when a record is due and when it ends. What a crash took of its offset before is forgotten.
+    fn note_times(&mut self, stream: usize, offset: Offset, record: &RecordIn) {
+        let place = (stream, offset);
+        self.delayed.remove(&place);
+        self.expiring.remove(&place);
+        if record.deliver_at_ms > 0 {
+            self.delayed.insert(place);
+        }
+        if record.expires_at_ms > 0 {
+            self.expiring.insert(place, record.expires_at_ms);
+        }
+    }
+
+    /// Takes over what the log settled by itself, since its time to live was over. Only of such may it settle anything.
+    fn absorb_expired(&mut self) {
+        let mut expired = Vec::new();
+        let last = {
+            let log = self.log.lock();
+            for (n, sub) in self.subs.iter().enumerate() {
+                let of_stream = self.expiring.range((sub.stream, 0)..(sub.stream + 1, 0));
+                for (place, expires_at_ms) in of_stream {
+                    let over = *expires_at_ms <= self.wall_max_ms;
+                    let open = self.model.records.contains_key(place)
+                        && !self.model.settled.contains(&(n, place.1));
+                    if over && open && log.is_settled(sub.id, place.1).unwrap() {
+                        expired.push((n, place.1));
+                    }
+                }
+            }
+            log.last()
+        };
+        for (sub, offset) in expired {
+            let in_hand = self.held.iter().any(|held| {
+                (held.sub, held.leased.record.offset) == (sub, offset)
+                    && held.leased.until > Duration::from_millis(self.mono_ms)
+            });
+            assert!(!in_hand, "{offset} of sub {sub} expired in a member's hand");
+            self.did(last, Did::Settled { sub, offset });
+            self.drop_lease(sub, offset);
+        }
+    }
+
+    /// The first event that the log still has, and whether one that the model has is before it.
+    fn first_event(&self) -> (Offset, bool) {
+        let info = self.log.lock().stream_info(self.streams[EVENTS].id);
+        let first = info.unwrap().first;
+        let from = self.model.first.min(first);
+        let mut gone = self.model.records.range((EVENTS, from)..(EVENTS, first));
+        (first, gone.next().is_some())
+    }
+
+    fn did_trim(&mut self, lsn: Lsn, first: Offset) {
+        self.trimmed_max = self.trimmed_max.max(first);
+        self.did(lsn, Did::Trimmed { first });
+    }
+
+    /// Lets go of events by hand.
+    fn trim(&mut self) -> Result<(), Error> {
+        let id = self.streams[EVENTS].id;
+        let next = self.log.lock().next_offset(id)?;
+        let before = self.rng.below(next + 1);
+        let kept = self
+            .model
+            .records
+            .range((EVENTS, before.max(self.model.first))..(EVENTS + 1, 0));
+        let kept = kept.map(|((_, offset), _)| *offset).next();
+        let lsn = self.log.lock().trim(id, before)?;
+        let (first, _) = self.first_event();
+        assert!(
+            kept.is_none_or(|kept| first <= kept),
+            "trimmed before {before}, and {kept:?} is gone"
+        );
+        self.did_trim(lsn, first);
+        Ok(())
+    }
+
+    /// A tick, and what it may do by itself: settle what expired, and let go of events beyond the bytes to retain.
+    fn tick(&mut self) -> Result<(), Error> {
+        self.wall_max_ms = self.wall_max_ms.max(self.wall_ms);
+        let (now, id) = (self.now(), self.streams[EVENTS].id);
+        let before = self.log.lock().stream_info(id)?.bytes;
+        self.log.lock().tick(now)?;
+        let after = self.log.lock().stream_info(id)?.bytes;
+        assert!(after <= EVENT_BYTES, "{after} bytes of events retained");
+        let (first, gone) = self.first_event();
+        assert!(
+            !gone || (before > EVENT_BYTES && after + APPEND_BYTES_MAX > EVENT_BYTES),
+            "more events gone than retention asks for: {before} bytes before, {after} after"
+        );
+        let last = self.log.lock().last();
+        self.did_trim(last, first);
+        self.absorb_expired();
         Ok(())
     }
 
@@ -488,6 +623,7 @@ impl World {
         let batch = log.lease(self.subs[sub].id, member(who), messages, 4_000, LEASE, now)?;
         let (written, durable) = (log.written(), log.durable());
         drop(log);
+        self.absorb_expired();
         assert!(batch.messages.len() <= messages);
         for leased in batch.messages {
             self.check_delivery(sub, who, &leased, written, durable);
@@ -541,6 +677,11 @@ impl World {
             leased.record.deliver_at_ms <= self.wall_ms,
             "not before it is due"
         );
+        let expires_at_ms = leased.record.expires_at_ms;
+        assert!(
+            expires_at_ms == 0 || expires_at_ms > self.wall_ms,
+            "not after it expired"
+        );
         assert!(
             !self.model.settled.contains(&(sub, offset)),
             "what is settled does not come back"
@@ -591,6 +732,19 @@ impl World {
     fn read(&mut self) -> Result<(), Error> {
         let stream = self.rng.below(self.streams.len() as u64) as usize;
         let from = self.rng.below(20);
+        self.read_from(stream, from)
+    }
+
+    /// Reads the end of the streams whose records may be seen before they are synced.
+    fn read_ends(&mut self) -> Result<(), Error> {
+        for stream in WEAK..self.streams.len() {
+            let next = self.log.lock().next_offset(self.streams[stream].id)?;
+            self.read_from(stream, next.saturating_sub(8))?;
+        }
+        Ok(())
+    }
+
+    fn read_from(&mut self, stream: usize, from: Offset) -> Result<(), Error> {
         let batch = self
             .log
             .lock()
@@ -611,9 +765,7 @@ impl World {
         });
         self.mono_ms += ms;
         self.wall_ms += ms;
-        let now = self.now();
-        self.log.lock().tick(now)?;
-        Ok(())
+        self.tick()
     }
 
     fn release(&mut self) -> Result<(), Error> {
@@ -663,6 +815,9 @@ impl World {
     }
 
     fn operate(&mut self) -> Result<(), Error> {
+        if self.rng.chance(10) {
+            return self.trim();
+        }
         let now = self.now();
         let sub = self.rng.below(self.subs.len() as u64) as usize;
         let id = self.subs[sub].id;
@@ -724,8 +879,10 @@ impl World {
                 dids.push(Did::Crash { sub, state });
             }
             _ => {
-                let (stream, watermark) =
-                    (self.streams[4].id, self.model.reader.1 + self.rng.below(5));
+                let (stream, watermark) = (
+                    self.streams[EVENTS].id,
+                    self.model.reader.1 + self.rng.below(5),
+                );
                 let (group, epoch) = ("projection".to_owned(), self.epoch);
                 if epoch == 0 || self.rng.chance(20) {
                     let (state, lsn) = self.log.lock().claim_reader(stream, &group)?;
@@ -757,12 +914,40 @@ impl World {
         Ok(())
     }
 
+    /// A commit comes while a write is under way.
+    fn overlap(&mut self) -> Result<(), Error> {
+        let now = self.now();
+        let job = self.log.lock().begin(now)?;
+        let committed = self.commit();
+        if let Some(job) = job {
+            let done = job.run();
+            self.log.lock().finish(done)?;
+        }
+        committed?;
+        self.read_ends()
+    }
+
+    fn step_quietly(&mut self) -> Result<(), Error> {
+        let now = self.now();
+        match self.rng.below(10) {
+            0..3 => self.commit(),
+            3 => self.lease(),
+            4..6 => self.overlap(),
+            6..8 => pump::write(&self.log, now).map(drop),
+            _ => self.read_ends(),
+        }
+    }
+
     fn step(&mut self) -> Result<(), Error> {
+        if self.quiet {
+            return self.step_quietly();
+        }
         let now = self.now();
         match self.rng.below(20) {
             0..6 => self.commit(),
             6..10 => self.lease(),
-            10..14 => pump::write(&self.log, now).map(drop),
+            10 => self.overlap(),
+            11..14 => pump::write(&self.log, now).map(drop),
             14 => pump::upkeep(&self.log, now).map(drop),
             15 => pump::step(&self.log, now).map(drop),
             16 => self.pass_time(),
@@ -809,12 +994,32 @@ impl World {
         self.history
             .iter()
             .for_each(|(_, did)| self.model.apply(did));
+        self.absorb_expired();
+        let (first, gone) = self.first_event();
+        assert!(
+            !gone || first <= self.trimmed_max,
+            "events were lost, not trimmed"
+        );
+        self.did_trim(report.last, first);
+        self.check_minting();
         self.compare();
+    }
+
+    /// What anybody saw keeps its offset for ever, also where a crash took the record.
+    fn check_minting(&self) {
+        for ((stream, offset), id) in &self.seen {
+            let next = self.log.lock().next_offset(self.streams[*stream].id);
+            let kept = self.model.records.get(&(*stream, *offset));
+            assert!(
+                *offset < next.unwrap() && kept.is_none_or(|(kept, _)| kept == id),
+                "offset {offset} of stream {stream} was seen, and will be minted again"
+            );
+        }
     }
 
     /// The log and the model agree in everything that can be asked.
     fn compare(&self) {
-        let log = self.log.lock();
+        let mut log = self.log.lock();
         for (n, sub) in self.subs.iter().enumerate() {
             let of_stream = self
                 .model
@@ -866,8 +1071,17 @@ impl World {
                 .map(|state| Bytes::from(state.to_string()));
             assert_eq!(log.crash_state(sub.id).unwrap(), crash.unwrap_or_default());
         }
+        let id = self.streams[EVENTS].id;
+        let events = log.read(id, 0, 10_000, 1 << 20).unwrap().records;
+        let kept = self
+            .model
+            .records
+            .range((EVENTS, self.model.first)..(EVENTS + 1, 0));
+        let kept: Vec<Offset> = kept.map(|((_, offset), _)| *offset).collect();
+        let there: Vec<Offset> = events.iter().map(|event| event.offset).collect();
+        assert_eq!(there, kept, "all events but the trimmed ones");
         let reader = log
-            .reader(self.streams[4].id, "projection")
+            .reader(self.streams[EVENTS].id, "projection")
             .unwrap()
             .unwrap_or_default();
         assert_eq!((reader.epoch, reader.watermark), self.model.reader);
@@ -879,7 +1093,7 @@ impl World {
         self.wall_ms += 100_000;
         let now = self.now();
         pump::run_until_idle(&self.log, now).unwrap();
-        self.log.lock().tick(now).unwrap();
+        self.tick().unwrap();
         self.held.clear();
         for sub in 0..self.subs.len() {
             let id = self.subs[sub].id;
@@ -889,6 +1103,7 @@ impl World {
                     .lock()
                     .lease(id, member(0), 7, 1 << 20, LEASE, now)
                     .unwrap();
+                self.absorb_expired();
                 if batch.messages.is_empty() && !batch.more {
                     break;
                 }
@@ -913,6 +1128,11 @@ impl World {
             );
         }
         self.compare();
+        for _ in 0..2 {
+            self.wall_ms += 1_000;
+            self.tick().unwrap();
+        }
+        let now = self.now();
         for stream in self
             .streams
             .iter()
@@ -921,7 +1141,7 @@ impl World {
             assert_eq!(
                 self.log.lock().stream_info(stream.id).unwrap().records,
                 0,
-                "settled by all: gone"
+                "settled by all, and retained for long enough: gone"
             );
         }
         pump::close(&self.log, now).unwrap();
@@ -932,6 +1152,7 @@ fn run(seed: u64) {
     let mut world = World::new(seed);
     for _ in 0..1 + world.rng.below(4) {
         let mut faulty = false;
+        world.quiet = world.rng.chance(25);
         let ahead = world.disk.operations() + 1 + world.rng.below(120);
         match world.rng.below(10) {
             0..5 => world.disk.power_off_at(ahead),
@@ -954,6 +1175,7 @@ fn run(seed: u64) {
             }
         }
         let power = world.disk.is_off() || world.rng.chance(50);
+        world.quiet = false;
         world.restart(power, faulty);
     }
     world.drain();
