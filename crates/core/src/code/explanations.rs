@@ -173,6 +173,30 @@ codes! {
     ADMIN_NOT_FOUND = 1603, "there is no such thing",
         "the name or number is not known here",
         "list what there is first";
+    CLI_USAGE = 1604, "the command line does not understand this",
+        "an argument is missing, unknown or not what the command takes",
+        "compare it with `--help` of the command: it begins with examples";
+    CLI_NOT_CONFIRMED = 1605, "nothing was done: it was not confirmed",
+        "what changes failures for good asks first, and needs a reason that is kept",
+        "run it on a terminal, or with --yes and --reason; --dry-run shows what it would do";
+    CLI_CHECK_FAILED = 1606, "a check failed",
+        "what was looked at is beyond the limit that was given",
+        "the message names what and by how much";
+    CLI_REDRIVE_FAILED = 1607, "a redriven message failed again",
+        "what made it fail is still there",
+        "look at it with `postrider dlq show`, mend the cause, redrive again";
+    CLI_TIMEOUT = 1608, "it took longer than was allowed",
+        "the process is busy or hangs, or the messages wait for a retry; what was asked for may still happen",
+        "look with `postrider sub ls` and `postrider dlq ls`; --timeout allows more";
+    CLI_CONFLICT = 1609, "this cannot be done in the present state",
+        "the message names what stands in the way",
+        "change that first";
+    CLI_NO_DIRECTORY = 1610, "no engine directory was named",
+        "there is neither --dir nor POSTRIDER_DIR, and ./data has no admin socket",
+        "name the directory of a running process: --dir DIR";
+    CLI_FAILED = 1611, "the command could not do its work",
+        "the message holds what the system or the API said",
+        "mend what it names, then run it again";
     DEMO_CSV_COLUMN = 1701, "the order file lacks a column",
         "its header must hold order_id, customer_id, placed_at, quantity and amount",
         "add the column that the message names";
