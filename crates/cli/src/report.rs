@@ -1,6 +1,10 @@
 //! How an error is shown: one line what, one line why, one line what to do.
 
+use std::io::Write as _;
+
 use postrider::Code;
+
+use crate::text::plain;
 
 /// Writes an error to standard error. What the case does not say better, the code says.
 pub(crate) fn report(code: u16, what: &str, why: Option<&str>, remedy: Option<&str>) {
@@ -10,12 +14,17 @@ pub(crate) fn report(code: u16, what: &str, why: Option<&str>, remedy: Option<&s
     let remedy = remedy
         .or_else(|| page.map(|p| p.remedy))
         .unwrap_or_default();
-    eprintln!("{code}: {}", one_line(what));
+    note(&format!("{code}: {}", one_line(what)));
     for (name, text) in [("why:  ", why), ("to do:", remedy)] {
         if !text.is_empty() {
-            eprintln!("  {name} {}", one_line(text));
+            note(&format!("  {name} {}", one_line(text)));
         }
     }
+}
+
+/// One line on standard error. Where nobody reads it, that is no error.
+pub(crate) fn note(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", plain(line));
 }
 
 fn one_line(text: &str) -> String {

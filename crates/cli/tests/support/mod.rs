@@ -1,0 +1,240 @@
+//! A small running directory and the real binary beside it.
+#![allow(clippy::unwrap_used)]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "each test file uses its part"
+)]
+
+use std::ffi::OsStr;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use postrider::prelude::*;
+use postrider::{Running, SubscriptionId};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// The subscription whose handler refuses orders while the bank is down.
+pub const PAYMENT: &str = "payment@topic:shop.order";
+/// The one that takes whatever comes.
+pub const PRICES: &str = "prices@queue:prices";
+/// No test waits longer than this for what must happen.
+const SOON: Duration = Duration::from_secs(60);
+
+#[derive(Message, Serialize, Deserialize, Debug)]
+#[message(topic = "shop.order", type = "placed", key = order_id)]
+struct OrderPlaced {
+    order_id: String,
+    n: u32,
+}
+
+#[derive(Message, Serialize, Deserialize, Debug)]
+#[message(queue = "prices", type = "ask")]
+struct AskPrice {
+    sku: String,
+}
+
+type Bank = Arc<AtomicBool>;
+
+async fn charge(order: OrderPlaced, State(down): State<Bank>) -> Result<(), HandlerError> {
+    // An order that nobody can charge, whatever the bank does.
+    if order.order_id == "cursed" {
+        return Err(HandlerError::Permanent("\u{1b}[31mcursed".into()));
+    }
+    match down.load(Ordering::SeqCst) {
+        true => Err(HandlerError::Permanent("card 4711 declined".into())),
+        false => Ok(()),
+    }
+}
+
+async fn price(_: AskPrice) {}
+
+/// A directory that is served.
+pub struct World {
+    pub dir: TempDir,
+    bank_is_down: Bank,
+    bus: Bus,
+    running: Vec<Running>,
+    runtime: Runtime,
+}
+
+impl World {
+    /// Two services on a new directory.
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let bank_is_down = Bank::default();
+        let url = format!("embedded:{}", dir.path().display());
+        let (bus, running) = runtime.block_on(async {
+            let bus = Bus::connect(&url).await.unwrap();
+            let payment = Service::new("payment")
+                .announce(false)
+                .state(bank_is_down.clone())
+                .on(charge);
+            let prices = Service::new("prices").announce(false).on(price);
+            let running = vec![
+                payment.start(&bus).await.unwrap(),
+                prices.start(&bus).await.unwrap(),
+            ];
+            (bus, running)
+        });
+        Self {
+            dir,
+            bank_is_down,
+            bus,
+            running,
+            runtime,
+        }
+    }
+
+    pub fn bank(&self, is_down: bool) {
+        self.bank_is_down.store(is_down, Ordering::SeqCst);
+    }
+
+    /// Publishes an order with this key.
+    pub fn order(&self, order_id: &str, n: u32) {
+        let order_id = order_id.to_owned();
+        let order = self.bus.publish(OrderPlaced { order_id, n });
+        self.runtime.block_on(order).unwrap();
+    }
+
+    /// Orders of these keys fail for good; gives when all are recorded.
+    pub fn fail(&self, keys: &[&str]) {
+        let before = self.failures();
+        self.bank(true);
+        for (n, key) in (0..).zip(keys) {
+            self.order(key, n);
+        }
+        self.until("the failures are recorded", || {
+            self.failures() == before + keys.len()
+        });
+    }
+
+    /// How many records the payment service has.
+    pub fn failures(&self) -> usize {
+        let id = SubscriptionId::parse(PAYMENT).unwrap();
+        let failures = self.bus.failures();
+        let list = failures.list(&id, None, None, 1000);
+        self.runtime.block_on(list).unwrap().len()
+    }
+
+    pub fn until(&self, what: &str, mut is: impl FnMut() -> bool) {
+        let began = Instant::now();
+        while !is() {
+            assert!(began.elapsed() < SOON, "{what} did not happen");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Pauses, and gives when nothing new is taken.
+    pub fn pause(&self) {
+        self.cli(["sub", "pause", PAYMENT]).ok();
+        self.until("the pause", || {
+            self.cli(["sub", "show", PAYMENT, "-o", "jsonl"]).json()["phase"] == "paused"
+        });
+    }
+
+    /// The binary, beside this directory.
+    pub fn cli<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Ended {
+        let mut command = binary(arguments);
+        command.env("POSTRIDER_DIR", self.dir.path());
+        ended(&mut command)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for running in self.running.drain(..) {
+            self.runtime.block_on(running.stop(Duration::ZERO));
+        }
+        let _ = self.runtime.block_on(self.bus.close(Duration::ZERO));
+    }
+}
+
+/// The binary without anything of this process's environment that it would read.
+pub fn binary<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+    command.args(arguments).stdin(Stdio::null());
+    command.env_remove("POSTRIDER_DIR").env("USER", "ann");
+    command
+}
+
+pub fn ended(command: &mut Command) -> Ended {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().unwrap();
+    Ended {
+        code: status.code().unwrap(),
+        out: String::from_utf8(stdout).unwrap(),
+        err: String::from_utf8(stderr).unwrap(),
+    }
+}
+
+/// How the binary ended, and what it wrote.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ended {
+    /// It ended well. Gives what it wrote.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{self:?}");
+        self
+    }
+
+    /// It failed with this exit code and this error, in three lines, and wrote no data.
+    #[track_caller]
+    pub fn fails(self, exit: i32, code: &str) -> Self {
+        assert_eq!(self.out, "", "{self:?}");
+        self.fails_with_data(exit, code)
+    }
+
+    /// The same, after data.
+    #[track_caller]
+    pub fn fails_with_data(self, exit: i32, code: &str) -> Self {
+        assert_eq!(self.code, exit, "{self:?}");
+        let lines: Vec<&str> = self.err.lines().collect();
+        let last = lines.len().checked_sub(3).map(|from| &lines[from..]);
+        let Some([what, why, remedy]) = last else {
+            panic!("{self:?}")
+        };
+        assert!(what.starts_with(&format!("{code}: ")), "{self:?}");
+        assert!(why.starts_with("  why:   "), "{self:?}");
+        assert!(remedy.starts_with("  to do: "), "{self:?}");
+        self
+    }
+
+    /// What it wrote as one JSON value.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Its lines, cut into columns.
+    pub fn rows(&self) -> Vec<Vec<&str>> {
+        self.out
+            .lines()
+            .map(|line| {
+                line.split("  ")
+                    .map(str::trim)
+                    .filter(|c| !c.is_empty())
+                    .collect()
+            })
+            .collect()
+    }
+}
