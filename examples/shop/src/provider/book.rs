@@ -1,6 +1,6 @@
 //! The provider's file: one JSON line per request that it answered, synced before the answer leaves.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -17,13 +17,24 @@ pub struct Totals {
     pub refunded: u64,
     /// Requests whose key was known.
     pub replays: u64,
+    /// Charges executed beyond the first of an order. The keys should make it impossible: that is why it is counted.
+    pub double_charged: u64,
 }
 
 /// The provider's file and what it says, by idempotency key.
 pub struct Book {
     file: File,
     path: PathBuf,
+    moved: Moved,
+}
+
+/// What was executed so far.
+#[derive(Default)]
+struct Moved {
+    /// Cents by idempotency key.
     executed: HashMap<String, u64>,
+    /// Orders with a charge.
+    charged: HashSet<String>,
     totals: Totals,
 }
 
@@ -42,14 +53,8 @@ impl Book {
             .open(path)
             .map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
-        let mut executed = HashMap::new();
-        let mut totals = Totals::default();
-        let whole = read_entries(path, |entry| {
-            totals.add(&entry);
-            if !entry.replayed {
-                executed.insert(entry.key, entry.cents);
-            }
-        })?;
+        let mut moved = Moved::default();
+        let whole = read_entries(path, |entry| moved.add(&entry))?;
         if whole < length {
             file.set_len(whole).map_err(failed)?;
         }
@@ -58,15 +63,14 @@ impl Book {
         Ok(Self {
             file,
             path: path.to_owned(),
-            executed,
-            totals,
+            moved,
         })
     }
 
     /// What was moved so far.
     #[must_use]
     pub const fn totals(&self) -> Totals {
-        self.totals
+        self.moved.totals
     }
 
     /// Executes requests: appends their lines, syncs once, and only then gives the answers. After an error the book answers nothing
@@ -78,12 +82,12 @@ impl Book {
         let mut lines = Vec::new();
         let mut answers = Vec::with_capacity(requests.len());
         for request in requests {
-            let known = self.executed.get(&request.key).copied();
+            let known = self.moved.executed.get(&request.key).copied();
             let charge = format!("charge:{}", request.order);
             let answer = match (known, request.op) {
                 (Some(cents), _) if cents == request.cents => Answer::Replayed,
                 (Some(_), _) => Answer::Refused,
-                (None, Op::Refund) if self.executed.get(&charge) != Some(&request.cents) => {
+                (None, Op::Refund) if self.moved.executed.get(&charge) != Some(&request.cents) => {
                     Answer::Refused
                 }
                 (None, _) => Answer::Done,
@@ -100,10 +104,7 @@ impl Book {
                 replayed: answer == Answer::Replayed,
                 at: at.to_owned(),
             };
-            self.totals.add(&entry);
-            if !entry.replayed {
-                self.executed.insert(entry.key.clone(), entry.cents);
-            }
+            self.moved.add(&entry);
             serde_json::to_writer(&mut lines, &entry).map_err(|e| self.failed(e.into()))?;
             lines.push(b'\n');
         }
@@ -118,13 +119,22 @@ impl Book {
     }
 }
 
-impl Totals {
+impl Moved {
     fn add(&mut self, entry: &Entry) {
-        match (entry.replayed, entry.op) {
-            (true, _) => self.replays += 1,
-            (false, Op::Charge) => self.charged = self.charged.saturating_add(entry.cents),
-            (false, Op::Refund) => self.refunded = self.refunded.saturating_add(entry.cents),
+        if entry.replayed {
+            self.totals.replays += 1;
+            return;
         }
+        self.executed.insert(entry.key.clone(), entry.cents);
+        let sum = match entry.op {
+            Op::Charge => {
+                let first = self.charged.insert(entry.order.clone());
+                self.totals.double_charged += u64::from(!first);
+                &mut self.totals.charged
+            }
+            Op::Refund => &mut self.totals.refunded,
+        };
+        *sum = sum.saturating_add(entry.cents);
     }
 }
 

@@ -51,10 +51,25 @@ fn a_known_key_moves_nothing_also_after_a_restart() {
         charged: 500,
         refunded: 500,
         replays: 2,
+        double_charged: 0,
     };
     assert_eq!(book.totals(), totals);
     assert_eq!(Book::open(&path).unwrap().totals(), totals);
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 4);
+}
+
+#[test]
+fn a_second_charge_of_one_order_under_another_key_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut book = Book::open(&dir.path().join("provider.jsonl")).unwrap();
+    let mut second = request(Op::Charge, "a", 500);
+    second.key = "charge:a:again".to_owned();
+    let both = [request(Op::Charge, "a", 500), second];
+    assert_eq!(
+        book.execute(&both, "t").unwrap(),
+        [Answer::Done, Answer::Done]
+    );
+    assert_eq!(book.totals().double_charged, 1);
 }
 
 #[test]

@@ -47,24 +47,26 @@ pub struct View {
 /// The lines of the frame, none longer than `width` characters.
 #[must_use]
 pub fn frame(view: &View, width: usize) -> Vec<String> {
-    let p = &view.progress;
-    let n = grouped;
-    let in_flight = p.placed.saturating_sub(p.ended());
-    let of = view
-        .accepted
-        .map_or_else(String::new, |a| format!(" of {}", n(a)));
+    let mut lines = head(view);
+    lines.push(String::new());
+    lines.extend(counts(view));
+    lines.push(String::new());
+    lines.extend(ledger(view));
+    lines.push(String::new());
+    lines.push(
+        "[k] kill -9   [f] faults   [p] pause payment   [r] redrive all   [q] quit".to_owned(),
+    );
+    lines.iter().map(|line| fit(line, width)).collect()
+}
+
+/// What runs, and under which faults.
+fn head(view: &View) -> Vec<String> {
     let paused = if view.is_payment_paused {
         "   PAYMENT IS PAUSED"
     } else {
         ""
     };
-    let kept = view.money.charged.saturating_sub(view.money.refunded);
-    let open = kept.saturating_sub(p.cents_shipped);
-    let sums = kept >= p.cents_shipped && view.lost == 0;
-    let recovery = view
-        .recovery_ms
-        .map_or_else(String::new, |ms| format!("   last recovery {ms} ms"));
-    let mut lines = vec![
+    vec![
         format!("postrider {} · {}", env!("CARGO_PKG_VERSION"), view.engine),
         format!("data         {}", view.data),
         String::new(),
@@ -72,28 +74,34 @@ pub fn frame(view: &View, width: usize) -> Vec<String> {
         format!("             {}{paused}", view.status),
         format!(
             "throughput   {} orders/s   {} messages/s   {} waiting",
-            n(view.orders_per_s),
-            n(view.messages_per_s),
-            n(p.waiting)
+            grouped(view.orders_per_s),
+            grouped(view.messages_per_s),
+            grouped(view.progress.waiting)
         ),
         format!("faults       {}", view.faults.describe()),
-        String::new(),
-        format!(
-            "orders       {} placed{of}   {} shipped   {} refunded",
-            n(p.placed),
-            n(p.shipped),
-            n(p.refunded)
-        ),
+    ]
+}
+
+/// Orders, retries, kills and failures.
+fn counts(view: &View) -> Vec<String> {
+    let (p, n) = (&view.progress, grouped);
+    let of = view
+        .accepted
+        .map_or_else(String::new, |a| format!(" of {}", n(a)));
+    let recovery = view
+        .recovery_ms
+        .map_or_else(String::new, |ms| format!("   last recovery {ms} ms"));
+    let in_flight = p.placed.saturating_sub(p.ended());
+    let (placed, shipped, refunded) = (n(p.placed), n(p.shipped), n(p.refunded));
+    let (retries, duplicates) = (n(view.retries), n(view.duplicates));
+    let mut lines = vec![
+        format!("orders       {placed} placed{of}   {shipped} shipped   {refunded} refunded"),
         format!(
             "             {} cancelled   {} in flight",
             n(p.cancelled),
             n(in_flight)
         ),
-        format!(
-            "reliability  {} retries   {} duplicates suppressed",
-            n(view.retries),
-            n(view.duplicates)
-        ),
+        format!("reliability  {retries} retries   {duplicates} duplicates suppressed"),
         format!("kills        {}{recovery}", n(view.kills)),
         format!(
             "failures     {} ({} groups)",
@@ -104,37 +112,42 @@ pub fn frame(view: &View, width: usize) -> Vec<String> {
     for (subscription, group, count) in p.failure_groups.iter().take(GROUPS_MAX) {
         lines.push(format!("  {count:>9}  {subscription}  {group}"));
     }
-    lines.extend([
-        String::new(),
+    lines
+}
+
+/// The sum that must balance.
+fn ledger(view: &View) -> Vec<String> {
+    let (money, shipped) = (&view.money, view.progress.cents_shipped);
+    let kept = money.charged.saturating_sub(money.refunded);
+    let balances = kept >= shipped && view.lost == 0 && money.double_charged == 0;
+    vec![
         format!(
             "ledger       charged {} = shipped {}",
-            cents(view.money.charged),
-            cents(p.cents_shipped)
+            cents(money.charged),
+            cents(shipped)
         ),
         format!(
             "             + refunded {} + in flight {}",
-            cents(view.money.refunded),
-            cents(open)
+            cents(money.refunded),
+            cents(kept.saturating_sub(shipped))
         ),
         format!(
-            "             {}   lost {}   double-charged 0",
-            if sums { "balanced" } else { "NOT BALANCED" },
-            n(view.lost)
+            "             {}   lost {}   double-charged {}",
+            if balances { "balanced" } else { "NOT BALANCED" },
+            grouped(view.lost),
+            grouped(money.double_charged)
         ),
-        String::new(),
-        "[k] kill -9   [f] faults   [p] pause payment   [r] redrive all   [q] quit".to_owned(),
-    ]);
-    for line in &mut lines {
-        if line.chars().count() > width {
-            *line = line
-                .chars()
-                .take(width.saturating_sub(1))
-                .chain(['…'])
-                .collect();
-        }
-        *line = line.replace(|c: char| c.is_control(), " ");
+    ]
+}
+
+/// One line of at most `width` characters, without control characters.
+fn fit(line: &str, width: usize) -> String {
+    let plain = line.replace(|c: char| c.is_control(), " ");
+    if plain.chars().count() <= width {
+        return plain;
     }
-    lines
+    let kept = plain.chars().take(width.saturating_sub(1));
+    kept.chain(['…']).collect()
 }
 
 #[cfg(test)]
@@ -158,7 +171,7 @@ mod tests {
             money: Totals {
                 charged: u64::MAX / 4,
                 refunded: u64::MAX / 8,
-                replays: 0,
+                ..Totals::default()
             },
             progress: Progress {
                 placed: 99_999_999,
