@@ -11,7 +11,7 @@ use crate::source::SeekTo;
 pub struct SubscriptionSpec {
     /// Which service on which topic or queue.
     pub id: SubscriptionId,
-    /// The member that opens it: one running process of the service.
+    /// The member that opens it: new for each opened source, also where a process opens the same subscription twice.
     pub member: InstanceId,
     /// Messages of one key go to one member at a time, in order.
     pub ordered: bool,

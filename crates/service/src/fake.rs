@@ -59,6 +59,8 @@ pub(crate) struct FakeEngine {
     info: EngineInfo,
     pub(crate) published: Arc<Mutex<Vec<Outgoing>>>,
     pub(crate) provisioned: Mutex<Vec<Topology>>,
+    /// Members that opened a subscription.
+    pub(crate) members: Mutex<Vec<InstanceId>>,
     /// How many subscriptions receipts speak of.
     pub(crate) subscriptions: u32,
     /// Replies that the inbox hands out.
@@ -84,6 +86,7 @@ impl FakeEngine {
             },
             published: Arc::default(),
             provisioned: Mutex::default(),
+            members: Mutex::default(),
             subscriptions,
             replies,
             inbox: Mutex::new(Some(inbox)),
@@ -151,7 +154,8 @@ impl Engine for FakeEngine {
         });
         Box::pin(async { Ok(keep) })
     }
-    fn open<'a>(&'a self, _: &'a SubscriptionSpec) -> Fut<'a, Result<Source, Fault>> {
+    fn open<'a>(&'a self, spec: &'a SubscriptionSpec) -> Fut<'a, Result<Source, Fault>> {
+        self.members.lock().push(spec.member);
         Box::pin(async {
             Ok(Source::Lease(
                 Box::new(Inbox(mpsc::unbounded_channel().1)) as _

@@ -193,9 +193,17 @@ impl Driver {
             .iter()
             .for_each(|slot| self.slab.call_out(*slot));
         let (id, member) = (self.spec.id.clone(), self.spec.member);
+        // What is stored is said by all members of the process; `work` keeps this member's own word for another try.
+        let said = match &work {
+            HomeWork::Note(state) => {
+                let registry = &self.runtime.registry;
+                HomeWork::Note(registry.crash_noted(&id, member, state.clone()))
+            }
+            other => other.clone(),
+        };
         self.home.calling = true;
         self.calls.push(Box::pin(async move {
-            let answer = call(&*failures, &id, member, work.clone(), token).await;
+            let answer = call(&*failures, &id, member, said, token).await;
             Returned::Home(Box::new(work), answer)
         }));
     }

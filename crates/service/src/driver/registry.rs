@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use postrider_core::failure::FailureStore;
+use postrider_core::failure::{CrashState, FailureStore};
 use postrider_core::id::InstanceId;
 use postrider_core::name::SubscriptionId;
 use postrider_core::plan::Plan;
 use postrider_core::policy::Policy;
 
+use super::crash_book::CrashBook;
 use super::handle::DriverHandle;
 use crate::relay::RelayHandle;
 
@@ -29,6 +30,8 @@ pub(crate) struct Running {
 pub(crate) struct Registry {
     running: Mutex<Vec<Arc<Running>>>,
     relays: Mutex<Vec<(String, RelayHandle)>>,
+    /// What the members know of crashes.
+    crashes: Mutex<CrashBook>,
 }
 
 impl Registry {
@@ -46,6 +49,27 @@ impl Registry {
     /// Takes a subscription out again.
     pub(crate) fn remove(&self, running: &Arc<Running>) {
         self.running.lock().retain(|r| !Arc::ptr_eq(r, running));
+        self.crashes.lock().close(&running.id, running.member);
+    }
+
+    /// What a member that opens is to know of crashes, where the store says this.
+    pub(super) fn crash_found(
+        &self,
+        id: &SubscriptionId,
+        member: InstanceId,
+        stored: CrashState,
+    ) -> CrashState {
+        self.crashes.lock().open(id, member, stored)
+    }
+
+    /// What is to be stored when a member notes this.
+    pub(super) fn crash_noted(
+        &self,
+        id: &SubscriptionId,
+        member: InstanceId,
+        state: CrashState,
+    ) -> CrashState {
+        self.crashes.lock().note(id, member, state)
     }
 
     /// Adds the relay of a service's outbox.

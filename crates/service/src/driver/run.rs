@@ -139,9 +139,11 @@ pub(super) async fn run(
             };
         }
     };
+    let registry = setup.runtime.registry.clone();
+    let crash = registry.crash_found(&setup.spec.id, setup.spec.member, opened.crash);
     let mut driver = Box::new(Driver::new(setup, commands, status));
     driver.inputs.push_back(Input::Opened {
-        crash: opened.crash,
+        crash,
         parked: opened.parked,
     });
     driver.home.claim_wanted = driver.failures.is_some();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use postrider_core::code::Code;
 use postrider_core::failure::FailureStore;
-use postrider_core::store::TxStore;
+use postrider_core::store::{Store, TxStore};
 use postrider_core::text::Text;
 
 pub use running::{Left, Running};
@@ -34,6 +34,8 @@ use crate::signal;
 pub struct Service {
     name: Text,
     registry: Registry,
+    /// Stores that end with the service.
+    owned: Vec<Arc<dyn Store>>,
     handlers: Vec<Configured>,
     failures: Option<Arc<dyn FailureStore>>,
     grace: Duration,
@@ -51,6 +53,7 @@ impl Service {
         Self {
             name: name.into(),
             registry: Registry::default(),
+            owned: Vec::new(),
             handlers: Vec::new(),
             failures: None,
             grace: Self::GRACE_DEFAULT,
@@ -67,11 +70,14 @@ impl Service {
     }
 
     /// The store that `Tx<S>` and `Db<S>` of the handlers mean: inbox, state and outbox live there. The service closes it at its end.
-    pub fn store<S: TxStore>(self, store: S) -> Self {
-        self.shared_store(Arc::new(store))
+    pub fn store<S: TxStore>(mut self, store: S) -> Self {
+        let store = Arc::new(store);
+        self.owned.push(store.clone());
+        self.shared_store(store)
     }
 
-    /// As [`Service::store`], for a store that the program uses elsewhere too.
+    /// As [`Service::store`], for a store that the program uses elsewhere too, another member of the service for one. It stays open: who made it
+    /// closes it, after the last service that uses it.
     pub fn shared_store<S: TxStore>(mut self, store: Arc<S>) -> Self {
         if !self.registry.put_store(store) {
             let kind = std::any::type_name::<S>();
@@ -167,3 +173,7 @@ impl Service {
         Box::pin(start::start(self, bus)).await
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

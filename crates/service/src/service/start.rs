@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use postrider_core::code::Code;
 use postrider_core::failure::FailureStore;
+use postrider_core::id::InstanceId;
 use postrider_core::name::Name;
 use postrider_core::plan::Plan;
 use postrider_core::policy::Policy;
@@ -66,7 +67,7 @@ pub(super) async fn start(service: Service, bus: &Bus) -> Result<Running> {
         plan,
         drivers,
         relays,
-        stores,
+        stores: service.owned,
         count: bus.count_service(),
         bus,
     })
@@ -209,7 +210,8 @@ async fn open_one(
     let runtime = host.bus.runtime();
     let spec = SubscriptionSpec {
         id: subscription.id,
-        member: runtime.instance,
+        // ORDER: of its own, not the process's: two members of a service may share a bus, and a parked key is redriven by one of them.
+        member: InstanceId(runtime.entropy.next_u64()),
         ordered: subscription.policy.ordered,
         start: subscription.start,
         lease: subscription.lease,
