@@ -1,0 +1,67 @@
+//! The delivery path as a whole: kernel, driver, engine in memory, SQLite, relay, under everything that goes wrong, in virtual time.
+//!
+//! `POSTRIDER_SEEDS=n` runs n seeds, `POSTRIDER_SEED=s` this one alone.
+#![cfg(all(feature = "sqlite", feature = "embedded"))]
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+#[path = "whole/chain.rs"]
+mod chain;
+#[path = "whole/dice.rs"]
+mod dice;
+#[path = "whole/kill.rs"]
+mod kill;
+#[path = "whole/mortal.rs"]
+mod mortal;
+#[path = "whole/run.rs"]
+mod run;
+
+const SEEDS_DEFAULT: u64 = 60;
+
+fn seeds() -> std::ops::Range<u64> {
+    let number = |name: &str| {
+        let text = std::env::var(name).ok()?;
+        Some(
+            text.parse::<u64>()
+                .unwrap_or_else(|_| panic!("{name} is a number")),
+        )
+    };
+    match number("POSTRIDER_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 1..number("POSTRIDER_SEEDS").unwrap_or(SEEDS_DEFAULT) + 1,
+    }
+}
+
+/// Names the seed of a run that panics.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("\nagain with POSTRIDER_SEED={}\n", self.0);
+        }
+    }
+}
+
+#[test]
+fn effects_happen_once_and_in_order_through_everything() {
+    quiet();
+    for seed in seeds() {
+        let _named = Named(seed);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(run::run(seed));
+    }
+}
+
+/// Panics that the test asked for are not printed.
+fn quiet() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if info.payload_as_str() != Some("chaos") {
+            hook(info);
+        }
+    }));
+}
