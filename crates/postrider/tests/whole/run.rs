@@ -65,7 +65,7 @@ impl Run {
         let clock = Arc::new(VirtualClock::new());
         let engine: Arc<dyn Engine> =
             Arc::new(Embedded::memory(MemoryOptions::on(clock.clone())).unwrap());
-        let calm = seed % 5 == 0;
+        let calm = seed.is_multiple_of(5);
         let trouble = match seed % 7 {
             0 => 0,
             n => n * 40,
@@ -330,13 +330,11 @@ impl Run {
         let messages = self.keys.len() * self.per_key as usize;
         assert_eq!(chain::paid(&self.world), messages);
         if self.calm {
-            for stage in 0..SERVICES.len() {
+            for (stage, service) in SERVICES.iter().enumerate() {
                 let repeats = self.world.repeats(stage);
                 if repeats > 0 {
-                    self.world.wrong(format!(
-                        "{}: {repeats} repeats in a calm run",
-                        SERVICES[stage]
-                    ));
+                    let text = format!("{service}: {repeats} repeats in a calm run");
+                    self.world.wrong(text);
                 }
             }
         }
