@@ -356,6 +356,31 @@ pub trait FailureStore: Send + Sync + 'static {
     /// Waits until [`FailureStore::claim`] may give something. MAY return early. Cancel safe.
     fn changed<'a>(&'a self, subscription: &'a SubscriptionId) -> Fut<'a, ()>;
 
+    /// Whether this key is parked: asked of each message that comes in, by a member that may not have parked it itself. Cheap, and does not wait for
+    /// anything. MUST be `true` from the return of the [`FailureStore::park`] that parked it, whichever member called that; MAY be `true` too long
+    /// (then `park` answers a follower with `NotParked`), and where the store cannot tell. Not asked where the engine keeps the failures: there
+    /// [`Leased::key_parked`](crate::source::Leased::key_parked) says it.
+    ///
+    /// The default is for stores that no two members share.
+    fn is_parked(&self, subscription: &SubscriptionId, key: &Bytes) -> bool {
+        let _ = (subscription, key);
+        false
+    }
+
+    /// The member has ended: what it took and did not finish is handed out again. Idempotent. The default is for stores that notice by
+    /// themselves.
+    ///
+    /// # Errors
+    /// The store failed. What the member took may stay taken until the store is opened again.
+    fn member_gone<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        member: InstanceId,
+    ) -> Fut<'a, Result<(), Fault>> {
+        let _ = (subscription, member);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Ends a claim.
     ///
     /// # Errors

@@ -177,6 +177,23 @@ impl SqliteFailures {
 }
 
 impl FailureStore for SqliteFailures {
+    fn is_parked(&self, subscription: &SubscriptionId, key: &Bytes) -> bool {
+        let name = subscription.to_string();
+        let look = self
+            .store
+            .look_now(|conn| rows::is_parked(conn, &name, key));
+        // ORDER: a wrong yes is corrected when the message is to follow the key; a wrong no would let it pass.
+        look.unwrap_or(true)
+    }
+
+    fn member_gone<'a>(
+        &'a self,
+        _: &'a SubscriptionId,
+        member: InstanceId,
+    ) -> Fut<'a, Result<(), Fault>> {
+        Box::pin(async move { Ok(self.forget_member(member).await?) })
+    }
+
     fn open<'a>(&'a self, subscription: &'a SubscriptionId) -> Fut<'a, Result<OpenState, Fault>> {
         let whose = subscription.clone();
         Box::pin(async move {

@@ -283,6 +283,26 @@ async fn every_reason_is_kept() {
 }
 
 #[tokio::test]
+async fn whoever_asks_is_told_that_a_key_is_parked() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = SqliteFailures::open(dir.path().join("f.db")).unwrap();
+    let key = |text: &'static str| bytes::Bytes::from_static(text.as_bytes());
+    assert!(!store.is_parked(&subscription(), &key("k")));
+    park(&store, "k", 1, &[]).await;
+    assert!(store.is_parked(&subscription(), &key("k")));
+    assert!(!store.is_parked(&subscription(), &key("l")));
+    redrive_all(&store).await;
+    assert!(store.is_parked(&subscription(), &key("k")));
+    let claimed = claim(&store, ME, 10).await.remove(0);
+    let done = RedriveOutcome::Done;
+    store
+        .finish(&subscription(), claimed.token, done)
+        .await
+        .unwrap();
+    assert!(!store.is_parked(&subscription(), &key("k")));
+}
+
+#[tokio::test]
 async fn claims_of_a_member_that_is_gone_are_handed_out_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("f.db");
@@ -293,7 +313,7 @@ async fn claims_of_a_member_that_is_gone_are_handed_out_again() {
     assert_eq!(lost.len(), 2);
     assert!(claim(&store, OTHER, 10).await.is_empty());
     // Gone within the process.
-    store.forget_member(ME).await.unwrap();
+    store.member_gone(&subscription(), ME).await.unwrap();
     let taken = claim(&store, OTHER, 10).await;
     assert_eq!(ids(&taken), ids(&lost));
     for redriven in lost {

@@ -1,5 +1,6 @@
 //! What came in becomes held, and is told to the kernel.
 
+use bytes::Bytes;
 use postrider_core::carriage;
 use postrider_core::clock::Timestamp;
 use postrider_core::failure::Redriven;
@@ -32,7 +33,7 @@ impl Driver {
             let token = From::Lease(Some(leased.token));
             let mut one = self.take_record(leased.record, token, origin);
             one.deliveries = deliveries;
-            one.key_parked = leased.key_parked;
+            one.key_parked |= leased.key_parked;
             incoming.push(one);
         }
         if !incoming.is_empty() {
@@ -102,7 +103,17 @@ impl Driver {
             Err(malformed) => held.errors = error_chain(&malformed),
         }
         let look = self.look(&mut held, now);
-        self.incoming(held, look, origin)
+        let mut one = self.incoming(held, look, origin);
+        one.key_parked = one.key.as_ref().is_some_and(|key| self.is_parked(key));
+        one
+    }
+
+    /// ORDER: another member may have parked the key since this one was opened. It had settled what it held of the key before this member was
+    /// given more of it, so that the answer is of now.
+    fn is_parked(&self, key: &Bytes) -> bool {
+        let asks = self.policy.ordered && !self.failures_in_engine;
+        let failures = self.failures.as_ref().filter(|_| asks);
+        failures.is_some_and(|failures| failures.is_parked(&self.spec.id, key))
     }
 
     /// Records that a person sent back to the handler.

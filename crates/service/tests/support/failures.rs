@@ -117,6 +117,10 @@ fn not_found() -> Fault {
 }
 
 impl FailureStore for FakeFailures {
+    fn is_parked(&self, _: &SubscriptionId, key: &Bytes) -> bool {
+        FakeFailures::is_parked(self, key)
+    }
+
     fn open<'a>(&'a self, _: &'a SubscriptionId) -> Fut<'a, Result<OpenState, Fault>> {
         Box::pin(async move {
             self.fault()?;

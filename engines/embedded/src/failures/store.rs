@@ -19,6 +19,15 @@ use crate::names;
 use crate::settle;
 
 impl FailureStore for EmbeddedFailures {
+    fn is_parked(&self, subscription: &SubscriptionId, key: &Bytes) -> bool {
+        let found = self.with(subscription, |log, sub, _| Ok(log.is_parked(sub, key)));
+        match found {
+            // Nothing of it has failed yet.
+            Err(fault) if fault.kind == FaultKind::NotFound => false,
+            found => found.unwrap_or(true),
+        }
+    }
+
     fn open<'a>(&'a self, subscription: &'a SubscriptionId) -> Fut<'a, Result<OpenState, Fault>> {
         Box::pin(async move {
             self.with_home(subscription, |log, sub, _| {

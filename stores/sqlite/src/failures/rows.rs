@@ -53,6 +53,19 @@ pub(super) fn any_redriving(conn: &Connection, name: &str) -> Result<bool, Error
     .map_err(Error::sqlite("look for redriven failures"))
 }
 
+/// Whether a key has records that it is parked with.
+pub(super) fn is_parked(conn: &Connection, name: &str, key: &Bytes) -> Result<bool, Error> {
+    let Some(number) = find_number(conn, name)? else {
+        return Ok(false);
+    };
+    conn.prepare_cached(
+        "SELECT EXISTS(SELECT 1 FROM postrider_failure \
+         WHERE subscription = ?1 AND key = ?2 AND parked = 1)",
+    )
+    .and_then(|mut s| s.query_row(params![number, &key[..]], |r| r.get(0)))
+    .map_err(Error::sqlite("look whether a key is parked"))
+}
+
 /// The columns that [`read`] takes, with the body or an empty one.
 pub(super) const COLUMNS: &str = "id, state, parked, redrives, key, facts, raw_key, headers, body";
 const COLUMNS_NO_BODY: &str = "id, state, parked, redrives, key, facts, raw_key, headers, x''";

@@ -87,6 +87,25 @@ async fn a_key_is_parked_and_redriven_in_order_within_the_engine() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_comes_behind_a_key_that_another_member_parked_follows_it() {
+    let script = Script::new(&[(1, 99)]);
+    let one = World::lease(Options::default(), script.handler());
+    let failures = Arc::clone(&one.failures);
+    let two = World::start_with(Options::default(), script.handler(), false, failures);
+    // It is open, and knows of no parked key.
+    two.push(&[(2, "b")]);
+    two.settles.wait_for(1).await;
+    one.push(&[(1, "a")]);
+    one.settles.wait_for(1).await;
+    two.push(&[(3, "a"), (4, "b")]);
+    two.settles.wait_for(3).await;
+    assert_eq!(script.handled(), [2, 4]);
+    let followers = one.failures.records();
+    let causes: Vec<Cause> = followers.iter().map(|r| r.draft.facts.cause).collect();
+    assert_eq!(causes, [Cause::RetriesExhausted, Cause::Follower]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_redrive_that_fails_again_waits_again_with_its_key() {
     let script = Script::new(&[(1, 99)]);
     let world = World::lease(Options::default(), script.handler());
