@@ -15,7 +15,7 @@ mod mortal;
 #[path = "whole/run.rs"]
 mod run;
 
-const SEEDS_DEFAULT: u64 = 60;
+const SEEDS_DEFAULT: u64 = 80;
 
 fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str| {

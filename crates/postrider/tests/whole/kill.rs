@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use postrider::contract::failure::FailureStore;
 use postrider::contract::store::Store as _;
 use postrider::prelude::*;
+use postrider::sqlite::SqliteFailures;
 use postrider::{Running, Sqlite};
 
 use crate::chain::{self, A, Garbled, SERVICES, World};
@@ -17,6 +20,8 @@ use crate::run::{id_of, redrive, sealed};
 
 const DIRECTORY: &str = "POSTRIDER_WHOLE_DIR";
 const LIFE: &str = "POSTRIDER_WHOLE_LIFE";
+/// Failures are kept beside the engine, not in it.
+const BESIDE: &str = "POSTRIDER_WHOLE_BESIDE";
 const KILLS: u64 = 5;
 const KEYS: usize = 5;
 const PER_KEY: u32 = 24;
@@ -56,16 +61,25 @@ async fn live(directory: &Path, life: u64) {
         .await
         .unwrap();
     let stores: Vec<Sqlite> = (0..SERVICES.len()).map(|s| store(directory, s)).collect();
+    let beside = std::env::var_os(BESIDE)
+        .map(|_| SqliteFailures::open(directory.join("failures.db")).unwrap());
+    let failures: Arc<dyn FailureStore> = match &beside {
+        Some(beside) => Arc::new(beside.clone()),
+        None => bus.failure_store().unwrap(),
+    };
     let mut members = Vec::new();
     for (stage, store) in stores.iter().enumerate() {
-        let service = chain::service(stage, &world, store);
+        let mut service = chain::service(stage, &world, store);
+        if let Some(beside) = &beside {
+            service = service.failures(Arc::new(beside.clone()));
+        }
         members.push(service.start(&bus).await.unwrap());
     }
     publish(&bus, &stores[0]).await;
     if life < KILLS {
         return std::future::pending().await;
     }
-    finish(&bus, &stores, &members).await;
+    finish(&bus, &*failures, &stores, &members).await;
     for member in members {
         assert!(member.stop(secs(5)).await.is_nothing());
     }
@@ -95,15 +109,16 @@ async fn publish(bus: &Bus, first: &Sqlite) {
     }
 }
 
-async fn finish(bus: &Bus, stores: &[Sqlite], members: &[Running]) {
+async fn finish(bus: &Bus, failures: &dyn FailureStore, stores: &[Sqlite], members: &[Running]) {
     loop {
         let mut left = 0;
         for (stage, store) in stores.iter().enumerate() {
             let id = id_of(stage);
-            redrive(bus, &id).await;
+            redrive(failures, &id).await;
             let admin = bus.engine().admin().unwrap();
             left += admin.depth(&id).await.unwrap().depth;
-            left += bus.failures().list(&id, None, None, 1).await.unwrap().len() as u64;
+            let records = failures.list(&id, None, None, 1).await;
+            left += records.map_or(0, |records| records.len() as u64);
             left += store.outbox().unwrap().depth().await.unwrap();
         }
         let drivers = members.iter().flat_map(Running::subscriptions);
@@ -119,8 +134,9 @@ async fn finish(bus: &Bus, stores: &[Sqlite], members: &[Running]) {
     }
 }
 
-fn start(directory: &Path, life: u64) -> Child {
+fn start(directory: &Path, life: u64, beside: bool) -> Child {
     Command::new(std::env::current_exe().unwrap())
+        .envs(beside.then_some((BESIDE, "1")))
         .args(["--exact", "kill::child", "--nocapture", "--test-threads=1"])
         .env(DIRECTORY, directory)
         .env(LIFE, life.to_string())
@@ -131,12 +147,21 @@ fn start(directory: &Path, life: u64) -> Child {
 
 #[tokio::test]
 async fn effects_happen_once_and_in_order_through_kill_9() {
+    kills(false).await;
+}
+
+#[tokio::test]
+async fn so_they_do_with_failures_beside_the_engine() {
+    kills(true).await;
+}
+
+async fn kills(beside: bool) {
     let directory = tempfile::tempdir().unwrap();
     let dice = Dice::new(u64::from(std::process::id()));
     let mut last: BTreeMap<(String, String), u32> = BTreeMap::new();
     let (mut wrong, mut done) = (Vec::new(), false);
     for life in 0..=KILLS {
-        let mut child = start(directory.path(), life);
+        let mut child = start(directory.path(), life, beside);
         let mut left = dice.between(20, 80);
         let mut of_life: BTreeMap<(String, String), u32> = BTreeMap::new();
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use postrider::contract::clock::Clock as _;
 use postrider::contract::engine::{Admin, Engine};
 use postrider::contract::envelope::{Envelope, Outgoing};
-use postrider::contract::failure::{FailureStore, Selection};
+use postrider::contract::failure::{FailureStore, Reason, Selection};
+use postrider::contract::fault::FaultKind;
 use postrider::contract::name::{Destination, Name, SubscriptionId};
 use postrider::contract::store::Store as _;
 use postrider::embedded::{Embedded, MemoryOptions};
@@ -35,6 +36,8 @@ struct Run {
     clock: Arc<VirtualClock>,
     bus: Bus,
     stores: Vec<Sqlite>,
+    /// Where failures are, if not in the engine.
+    home: Option<Sqlite>,
     members: Vec<Member>,
     ids: Vec<SubscriptionId>,
     keys: Vec<String>,
@@ -83,6 +86,7 @@ impl Run {
             clock,
             bus,
             stores: stores.collect(),
+            home: (seed % 3 == 1).then(|| Sqlite::in_memory().unwrap()),
             members: Vec::new(),
             ids: (0..SERVICES.len()).map(id_of).collect(),
             keys: (0..keys).map(|k| format!("k{k}")).collect(),
@@ -99,7 +103,10 @@ impl Run {
     }
 
     async fn start(&mut self, stage: usize) {
-        let service = chain::service(stage, &self.world, &self.stores[stage]);
+        let mut service = chain::service(stage, &self.world, &self.stores[stage]);
+        if let Some(home) = &self.home {
+            service = service.failures(Arc::new(home.failures()));
+        }
         let shared = self.dice.one_in(2);
         let (bus_of, life) = if shared {
             (self.bus.clone(), None)
@@ -181,9 +188,16 @@ impl Run {
             9 => {
                 let id = self.ids[stage].clone();
                 self.say(format!("redrive {id}"));
-                redrive(&self.bus, &id).await;
+                redrive(&*self.failures(), &id).await;
             }
             _ => {}
+        }
+    }
+
+    fn failures(&self) -> Arc<dyn FailureStore> {
+        match &self.home {
+            Some(home) => Arc::new(home.failures()),
+            None => self.engine.failures().unwrap(),
         }
     }
 
@@ -250,7 +264,7 @@ impl Run {
         let until = tokio::time::Instant::now() + PATIENCE;
         loop {
             for id in &self.ids {
-                redrive(&self.bus, id).await;
+                redrive(&*self.failures(), id).await;
             }
             tokio::time::sleep(secs(10)).await;
             let left = self.left().await;
@@ -269,14 +283,17 @@ impl Run {
 
     async fn left(&self) -> Vec<String> {
         let admin: Arc<dyn Admin> = self.engine.admin().unwrap();
-        let failures: Arc<dyn FailureStore> = self.engine.failures().unwrap();
+        let failures = self.failures();
         let mut left = Vec::new();
         for (stage, id) in self.ids.iter().enumerate() {
             let depth = admin.depth(id).await.unwrap();
             if depth.depth > 0 {
                 left.push(format!("{id}: {depth:?}"));
             }
-            let records = failures.list(id, None, None, 1000).await.unwrap();
+            let records = failures
+                .list(id, None, None, 1000)
+                .await
+                .unwrap_or_default();
             if !records.is_empty() {
                 let one = |r: &postrider::contract::failure::FailureRecord| {
                     let key = r
@@ -363,12 +380,17 @@ async fn bus(engine: Arc<dyn Engine>, clock: &Arc<VirtualClock>, dice: &Dice) ->
     Bus::from_engine(engine, options).await.unwrap()
 }
 
-pub async fn redrive(bus: &Bus, id: &SubscriptionId) {
-    let redriven = bus
-        .failures()
-        .redrive(id, Selection::All, "test", "mended")
-        .await;
-    redriven.unwrap();
+pub async fn redrive(failures: &dyn FailureStore, id: &SubscriptionId) {
+    let reason = Reason {
+        by: "test".into(),
+        text: "mended".into(),
+        at: Timestamp(0),
+    };
+    match failures.redrive(id, Selection::All, reason).await {
+        // Nothing of it has failed yet.
+        Err(fault) if fault.kind == FaultKind::NotFound => {}
+        redriven => drop(redriven.unwrap()),
+    }
 }
 
 /// The same message has the same id.
