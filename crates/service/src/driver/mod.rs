@@ -91,7 +91,7 @@ pub(crate) fn spawn(setup: Setup) -> DriverHandle {
             .map(str::to_owned)
             .collect(),
         handle: handle.clone(),
-        failures: setup.failures.clone(),
+        failures: setup.failures.clone().filter(|_| !setup.failures_in_engine),
     });
     let span =
         tracing::info_span!(target: "postrider", parent: None, "subscription", id = %setup.spec.id);

@@ -22,6 +22,7 @@ pub(crate) struct Running {
     /// Message types that have a handler.
     pub(crate) types: Vec<String>,
     pub(crate) handle: DriverHandle,
+    /// A failure store of its own; `None` where its failures are with the engine.
     pub(crate) failures: Option<Arc<dyn FailureStore>>,
 }
 

@@ -159,10 +159,7 @@ impl Failures {
             let Some(store) = &running.failures else {
                 continue;
             };
-            let is_engine = self.engine.as_ref().is_some_and(|e| Arc::ptr_eq(e, store));
-            if !is_engine {
-                others.insert(running.id.clone(), Arc::clone(store));
-            }
+            others.insert(running.id.clone(), Arc::clone(store));
         }
         for (id, store) in others {
             // The engine's store may know the subscription from a time before it was given another one: both are shown.
