@@ -15,11 +15,13 @@ pub(crate) enum Exit {
     Ok = 0,
     Failed = 1,
     Usage = 2,
+    Partial = 3,
     NotFound = 4,
     Conflict = 5,
     Unreachable = 7,
     Timeout = 8,
     CheckFailed = 9,
+    Interrupted = 130,
 }
 
 impl From<Exit> for ExitCode {
@@ -66,6 +68,11 @@ impl Failure {
     pub(crate) fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
         self
+    }
+
+    /// What was asked for is not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.exit == Exit::NotFound
     }
 
     pub(crate) fn usage(what: impl Into<String>) -> Self {

@@ -1,5 +1,6 @@
 //! The postrider command.
 
+mod ask;
 mod client;
 mod command;
 mod end;
@@ -26,6 +27,7 @@ const EXAMPLES: &str = "Examples:
   postrider demo                                a shop under faults, live
   postrider demo --ci --orders orders.csv       the same with your orders; the exit code judges
   postrider status --dir ./data                 what runs on an engine directory
+  postrider dlq groups                          what failed, grouped by cause
   postrider explain PR-1303                     what an error code means";
 
 #[derive(Subcommand)]
@@ -45,6 +47,9 @@ enum Command {
     /// Subscriptions: what they do, how far behind they are; pause and resume.
     #[command(subcommand)]
     Sub(command::sub::Verb),
+    /// Failures: look at them, redrive them to their subscription, discard them.
+    #[command(subcommand)]
+    Dlq(command::dlq::Verb),
     /// Completions for a shell, on standard output.
     Completions(command::completions::Arguments),
     /// What an error code means, and what to do about it.
@@ -63,6 +68,7 @@ fn main() -> ExitCode {
         Command::Plan(arguments) => end::run(command::plan::run(arguments)),
         Command::Topic(verb) => end::run(command::topic::run(verb)),
         Command::Sub(verb) => end::run(command::sub::run(verb)),
+        Command::Dlq(verb) => end::run(command::dlq::run(verb)),
         Command::Completions(arguments) => {
             end::exit_of(command::completions::run(&arguments, &Cli::command())).into()
         }

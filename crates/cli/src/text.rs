@@ -20,6 +20,15 @@ pub(crate) fn plain(text: &str) -> String {
     out
 }
 
+/// As [`plain`], but lines and tabs stay: for a payload.
+pub(crate) fn plain_lines(text: &str) -> String {
+    let lines = text.split('\n').map(|line| {
+        let columns = line.split('\t').map(plain);
+        columns.collect::<Vec<_>>().join("\t")
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// `0ms`, `850ms`, `12s`, `3m 5s`, `2h 4m`, `3d 2h`.
 pub(crate) fn span(ms: u64) -> String {
     let (s, m, h, d) = (ms / 1000, ms / 60_000, ms / 3_600_000, ms / 86_400_000);
@@ -131,5 +140,6 @@ mod tests {
     fn what_a_terminal_would_obey_is_shown_instead() {
         assert_eq!(plain("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\n");
         assert_eq!(plain("x\u{202e}y"), "x\\u{202e}y");
+        assert_eq!(plain_lines("a\n\tb\u{7}"), "a\n\tb\\u{7}");
     }
 }

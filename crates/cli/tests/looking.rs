@@ -273,6 +273,11 @@ fn nobody_there_is_7_and_no_directory_is_2() {
         &["sub", "pause", PAYMENT],
         &["sub", "resume", PAYMENT],
         &["sub", "lag"],
+        &["dlq", "groups"],
+        &["dlq", "ls"],
+        &["dlq", "show", PAYMENT, "1"],
+        &["dlq", "redrive", PAYMENT, "1", "--yes", "--reason", "r"],
+        &["dlq", "discard", PAYMENT, "--all", "--dry-run"],
     ] {
         let at = ["--dir", path];
         let arguments = command.iter().chain(&at);
@@ -373,6 +378,12 @@ fn every_help_begins_with_examples_and_names_the_exit_codes() {
         &["sub", "pause"],
         &["sub", "resume"],
         &["sub", "lag"],
+        &["dlq"],
+        &["dlq", "groups"],
+        &["dlq", "ls"],
+        &["dlq", "show"],
+        &["dlq", "redrive"],
+        &["dlq", "discard"],
         &["completions"],
     ] {
         let help = ended(&mut binary(command.iter().chain(&["--help"]))).ok();

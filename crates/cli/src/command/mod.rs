@@ -2,6 +2,7 @@
 
 pub(crate) mod completions;
 pub(crate) mod demo;
+pub(crate) mod dlq;
 pub(crate) mod explain;
 pub(crate) mod plan;
 pub(crate) mod status;

@@ -47,6 +47,8 @@ async fn charge(order: OrderPlaced, State(down): State<Bank>) -> Result<(), Hand
         return Err(HandlerError::Permanent("\u{1b}[31mcursed".into()));
     }
     match down.load(Ordering::SeqCst) {
+        // Never answered, once the bank is there.
+        false if order.order_id == "hangs" => std::future::pending().await,
         true => Err(HandlerError::Permanent("card 4711 declined".into())),
         false => Ok(()),
     }
@@ -107,16 +109,14 @@ impl World {
         self.runtime.block_on(order).unwrap();
     }
 
-    /// Orders of these keys fail for good; gives when all are recorded.
+    /// Orders of these keys fail for good, recorded one after the other.
     pub fn fail(&self, keys: &[&str]) {
         let before = self.failures();
         self.bank(true);
-        for (n, key) in (0..).zip(keys) {
-            self.order(key, n);
+        for (n, key) in keys.iter().enumerate() {
+            self.order(key, 0);
+            self.until("the failure is recorded", || self.failures() > before + n);
         }
-        self.until("the failures are recorded", || {
-            self.failures() == before + keys.len()
-        });
     }
 
     /// How many records the payment service has.
@@ -125,6 +125,17 @@ impl World {
         let failures = self.bus.failures();
         let list = failures.list(&id, None, None, 1000);
         self.runtime.block_on(list).unwrap().len()
+    }
+
+    /// What was done to the payment service's failures: action, who, why.
+    pub fn audit(&self) -> Vec<(String, String, String)> {
+        let id = SubscriptionId::parse(PAYMENT).unwrap();
+        let failures = self.bus.failures();
+        let entries = self.runtime.block_on(failures.audit(&id, 100)).unwrap();
+        let of = |entry: postrider::contract::failure::AuditEntry| {
+            (entry.action, entry.reason.by, entry.reason.text)
+        };
+        entries.into_iter().map(of).collect()
     }
 
     pub fn until(&self, what: &str, mut is: impl FnMut() -> bool) {
@@ -182,7 +193,7 @@ pub fn ended(command: &mut Command) -> Ended {
 }
 
 /// How the binary ended, and what it wrote.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ended {
     pub code: i32,
     pub out: String,
