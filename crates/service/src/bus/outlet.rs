@@ -1,5 +1,5 @@
-//! The one publisher of a bus: bus, driver and relay publish through it, so that destinations exist before their first message and an event
-//! that nobody subscribes to is reported, whoever published it.
+//! The one publisher of a bus: bus, driver and relay publish through it, so that destinations exist before their first message, an event
+//! that nobody subscribes to is reported, and an answer that nobody waits for is dropped, whoever published it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use postrider_core::Fut;
+use postrider_core::capability::Durability;
 use postrider_core::engine::{Cancel, CommitError, Engine, Publisher, Receipt, Scheduled};
 use postrider_core::envelope::Outgoing;
-use postrider_core::fault::Fault;
+use postrider_core::fault::{Fault, FaultKind};
 use postrider_core::name::{Destination, DestinationKind};
 use postrider_core::settle::SettleOp;
 use postrider_core::topology::{DestinationSpec, ProvisionMode, Topology};
@@ -76,11 +77,67 @@ impl Outlet {
             .collect()
     }
 
+    /// One of the messages has nowhere to go. If that may be an answer, answers are published apart: each of them reaches who waits for it or is
+    /// dropped, and the rest is one commit as before.
+    async fn commit_without_answers(
+        &self,
+        refused: CommitError,
+    ) -> Result<Vec<Receipt>, CommitError> {
+        let is_answer = |m: &Outgoing| m.destination.kind == DestinationKind::Inbox;
+        if !refused.publish.iter().any(is_answer) {
+            return Err(refused);
+        }
+        let CommitError {
+            publish, settle, ..
+        } = refused;
+        let (answers, rest): (Vec<_>, Vec<_>) = publish.iter().cloned().partition(is_answer);
+        let answered = self.publish(answers).await;
+        let faults = answered.iter().filter_map(|r| r.as_ref().err());
+        if let Some(fault) = faults.into_iter().next() {
+            let fault = Fault::new(fault.kind, fault.advice, fault.message.clone());
+            return Err(CommitError {
+                fault: fault.unknown_effect(),
+                publish,
+                settle,
+            });
+        }
+        let committed = self.inner.commit(rest, settle).await;
+        let committed = committed.map_err(|error| CommitError {
+            publish: publish.clone(),
+            ..error
+        })?;
+        let (mut answered, mut committed) = (
+            answered.into_iter().filter_map(Result::ok),
+            committed.into_iter(),
+        );
+        let receipts = publish.iter().map(|message| match is_answer(message) {
+            true => answered.next(),
+            false => committed.next(),
+        });
+        Ok(receipts.flatten().collect())
+    }
+
     /// Says once per destination that nobody listens.
     fn report(&self, destination: &Destination, receipt: &Receipt) {
-        if receipt.subscriptions == Some(0) && self.unheard.lock().insert(destination.clone()) {
+        let nobody = receipt.subscriptions == Some(0) && destination.kind != DestinationKind::Inbox;
+        if nobody && self.unheard.lock().insert(destination.clone()) {
             tracing::warn!(%destination, "nobody subscribes: the message reaches no one");
         }
+    }
+}
+
+/// An answer to a process that is gone: nobody will ever wait for it again.
+fn is_unawaited(destination: &Destination, fault: &Fault) -> bool {
+    destination.kind == DestinationKind::Inbox && fault.kind == FaultKind::NoRoute
+}
+
+fn dropped(destination: &Destination) -> Receipt {
+    tracing::debug!(%destination, "an answer is dropped: the process that asked is gone");
+    Receipt {
+        durability: Durability::Memory,
+        position: None,
+        duplicate: false,
+        subscriptions: Some(0),
     }
 }
 
@@ -89,10 +146,14 @@ impl Publisher for Outlet {
         Box::pin(async move {
             self.know(&messages).await;
             let destinations: Vec<_> = messages.iter().map(|m| m.destination.clone()).collect();
-            let results = self.inner.publish(messages).await;
-            for (destination, result) in destinations.iter().zip(&results) {
-                if let Ok(receipt) = result {
-                    self.report(destination, receipt);
+            let mut results = self.inner.publish(messages).await;
+            for (destination, result) in destinations.iter().zip(&mut results) {
+                match result {
+                    Ok(receipt) => self.report(destination, receipt),
+                    Err(fault) if is_unawaited(destination, fault) => {
+                        *result = Ok(dropped(destination))
+                    }
+                    Err(_) => {}
                 }
             }
             results
@@ -107,7 +168,13 @@ impl Publisher for Outlet {
         Box::pin(async move {
             self.know(&publish).await;
             let destinations: Vec<_> = publish.iter().map(|m| m.destination.clone()).collect();
-            let receipts = self.inner.commit(publish, settle).await?;
+            let receipts = match self.inner.commit(publish, settle).await {
+                Ok(receipts) => receipts,
+                Err(error) if error.fault.kind == FaultKind::NoRoute => {
+                    self.commit_without_answers(error).await?
+                }
+                Err(error) => return Err(error),
+            };
             for (destination, receipt) in destinations.iter().zip(&receipts) {
                 self.report(destination, receipt);
             }
