@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use postrider::contract::failure::{Cause, Selection};
 use postrider::contract::name::SubscriptionId;
 use postrider::prelude::*;
-use postrider::{Running, Sqlite};
+use postrider::{BusOptions, Running, Sqlite};
 
 #[derive(Message, Serialize, Deserialize, Debug)]
 #[message(topic = "shop.order", type = "placed", key = order_id)]
@@ -190,5 +190,62 @@ async fn members_that_start_while_others_work_are_no_crashes() {
     assert_eq!(state.crash.crashes, 0, "{:?}", state.crash);
     for member in members {
         member.stop(secs(5)).await;
+    }
+}
+
+#[derive(Message, Serialize, Deserialize)]
+#[message(queue = "prices", type = "ask", key = sku)]
+struct AskPrice {
+    sku: String,
+}
+
+#[derive(Message, Serialize, Deserialize)]
+#[message(reply, type = "price")]
+struct Price {
+    cents: u64,
+}
+
+/// Nobody waits for the answer any more: it is dropped, and holds up nothing.
+#[tokio::test(start_paused = true)]
+async fn an_answer_to_a_process_that_is_gone_holds_up_nothing() {
+    async fn price(_: AskPrice) -> Reply<Price> {
+        tokio::time::sleep(secs(2)).await;
+        Reply(Price { cents: 30 })
+    }
+    fn price_in_store(_: AskPrice, _: &mut Tx<Sqlite>) -> Reply<Price> {
+        Reply(Price { cents: 30 })
+    }
+    for in_store in [false, true] {
+        let bus = Bus::connect("memory:").await.unwrap();
+        let service = Service::new("prices").announce(false);
+        let service = || match in_store {
+            false => service.on(price),
+            true => service
+                .store(Sqlite::in_memory().unwrap())
+                .on(price_in_store),
+        };
+        let running = service().start(&bus).await.unwrap();
+        if in_store {
+            running.subscriptions()[0].pause().await;
+        }
+        let asker = Bus::from_engine(bus.engine().clone(), BusOptions::default());
+        let asker = asker.await.unwrap();
+        let sku = "apple".into();
+        let asked =
+            tokio::spawn(async move { asker.request::<Price>(AskPrice { sku }, secs(60)).await });
+        tokio::time::sleep(secs(1)).await;
+        asked.abort();
+        assert!(asked.await.is_err_and(|e| e.is_cancelled()));
+        tokio::time::sleep(millis(1)).await;
+        running.subscriptions()[0].resume().await;
+        tokio::time::sleep(secs(10)).await;
+        let status = running.subscriptions()[0].status();
+        assert_eq!(
+            (status.held, status.publishing),
+            (0, 0),
+            "in store: {in_store}"
+        );
+        let left = running.stop(secs(5)).await;
+        assert!(left.is_nothing(), "in store: {in_store}: {left}");
     }
 }

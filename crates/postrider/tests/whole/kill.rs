@@ -172,7 +172,8 @@ async fn kills(beside: bool) {
                     let before = last.entry(key.clone()).or_default();
                     // A repeat of a suffix: from anywhere that was reached, then each in turn.
                     let next = of_life.insert(key.clone(), n).map(|n| n + 1);
-                    if n > *before + 1 || next.is_some_and(|next| next != n) {
+                    let in_order = n <= *before + 1 && next.is_none_or(|next| next == n);
+                    if !in_order && key.0 != chain::AUDIT.to_string() {
                         wrong.push(format!(
                             "life {life}: {key:?}: {n} after {before}, {next:?} was next"
                         ));

@@ -173,7 +173,7 @@ impl Run {
         if self.world.trouble == 0 {
             return;
         }
-        let stage = self.dice.below(4) as usize;
+        let stage = self.dice.below(SERVICES.len() as u64) as usize;
         match self.dice.below(12) {
             0 | 1 if !self.calm => self.stop_one(stage),
             2 | 3 if !self.calm => self.kill(stage),
@@ -326,7 +326,8 @@ impl Run {
                 }
             }
         }
-        for (stage, key) in (0..4).flat_map(|s| self.keys.iter().map(move |k| (s, k))) {
+        for (stage, key) in (0..SERVICES.len()).flat_map(|s| self.keys.iter().map(move |k| (s, k)))
+        {
             let handled = self.world.handled(stage, key);
             if handled < self.per_key {
                 left.push(format!(
