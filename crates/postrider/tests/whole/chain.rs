@@ -2,6 +2,8 @@
 //! it an audit of `a` that takes no heed of keys.
 //!
 //! Each handler says when it was started out of order, each transaction when the table does not end with the message before.
+//!
+//! Waits are in virtual time (`start_paused`); in a real process there are none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;

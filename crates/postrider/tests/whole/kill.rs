@@ -110,7 +110,10 @@ async fn publish(bus: &Bus, first: &Sqlite) {
 }
 
 async fn finish(bus: &Bus, failures: &dyn FailureStore, stores: &[Sqlite], members: &[Running]) {
+    // Looked at again and again until it is so: nothing hangs on how long that takes.
+    let mut looks = tokio::time::interval(Duration::from_millis(20));
     loop {
+        looks.tick().await;
         let mut left = 0;
         for (stage, store) in stores.iter().enumerate() {
             let id = id_of(stage);
@@ -130,7 +133,6 @@ async fn finish(bus: &Bus, failures: &dyn FailureStore, stores: &[Sqlite], membe
         {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

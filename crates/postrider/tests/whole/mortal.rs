@@ -1,6 +1,8 @@
 //! An engine as one member of a service sees it: it answers late, it freezes for a while (a long pause of the process), and it dies.
 //!
 //! What was asked before a freeze or a death may have happened or not; the answer never came.
+//!
+//! Waits are in virtual time (`start_paused`).
 
 use std::path::Path;
 use std::sync::Arc;

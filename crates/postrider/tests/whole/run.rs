@@ -1,4 +1,6 @@
 //! One run: members come and go while messages are published; then everything is mended, redriven, and looked at.
+//!
+//! Waits are in virtual time (`start_paused`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
