@@ -13,7 +13,7 @@ use crate::output::{Form, Output, Shown, cell, print, table};
 const BATCH: usize = 1000;
 
 #[derive(clap::Args)]
-#[command(before_help = "Examples:
+#[command(override_usage = "postrider dlq discard [OPTIONS] <ID> <N... | --group TEXT | --key KEY | --all>", before_help = "Examples:
   postrider dlq discard payment@topic:shop.order 17 18 --reason \"test orders\"
   postrider dlq discard payment@topic:shop.order --group 'permanent · placed · card # declined' --dry-run
   postrider dlq discard payment@topic:shop.order --all --yes --reason \"test system\"", after_help = EXIT_CODES)]

@@ -21,7 +21,7 @@ const LOOK_FIRST: Duration = Duration::from_millis(10);
 const LOOK_LAST: Duration = Duration::from_millis(500);
 
 #[derive(clap::Args)]
-#[command(before_help = "Examples:
+#[command(override_usage = "postrider dlq redrive [OPTIONS] <ID> <N... | --group TEXT | --key KEY | --all>", before_help = "Examples:
   postrider dlq redrive payment@topic:shop.order 17                    one, with its whole key where it is parked
   postrider dlq redrive payment@topic:shop.order --key order-4711      all of one key, in order
   postrider dlq redrive payment@topic:shop.order --group 'permanent · placed · card # declined' --dry-run
