@@ -124,9 +124,10 @@ pub(super) async fn run(
     status: Arc<Mutex<Status>>,
 ) -> Ended {
     let (failures, entropy) = (setup.failures.clone(), setup.runtime.entropy.clone());
+    let mut early = Vec::new();
     let opened = tokio::select! {
         opened = open_failures(failures, &setup.spec.id, &*entropy, &status) => opened,
-        () = told_to_stop(&mut commands) => return Ended { report: DrainReport::default(), error: None },
+        () = told_to_stop(&mut commands, &mut early) => return Ended { report: DrainReport::default(), error: None },
     };
     let opened = match opened {
         Ok(opened) => opened,
@@ -149,6 +150,7 @@ pub(super) async fn run(
         crash,
         parked: opened.parked,
     });
+    early.into_iter().for_each(|command| driver.obey(command));
     driver.home.claim_wanted = driver.failures.is_some();
     driver.turn().await;
     while !driver.is_over() {
@@ -207,11 +209,12 @@ async fn open_failures(
     }
 }
 
-async fn told_to_stop(commands: &mut mpsc::Receiver<Command>) {
+/// What else is commanded meanwhile is kept for later.
+async fn told_to_stop(commands: &mut mpsc::Receiver<Command>, early: &mut Vec<Command>) {
     loop {
         match commands.recv().await {
             Some(Command::Drain { .. }) => return,
-            Some(_) => {}
+            Some(command) => early.push(command),
             None => std::future::pending().await,
         }
     }

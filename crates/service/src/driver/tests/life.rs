@@ -263,3 +263,20 @@ async fn a_handler_that_blocks_its_thread_is_given_up_and_its_result_ignored() {
         world.settled()
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_while_the_failure_store_is_away_is_kept() {
+    let script = Script::new(&[]);
+    let failures = crate::test_support::failures::FakeFailures::new(&subscription());
+    failures.faults.lock().extend([passing(), passing()]);
+    let handler = script.handler();
+    let world = World::start_with(Options::default(), handler, false, failures);
+    world.handle.pause().await;
+    world.push(&[(1, "a")]);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.handle.status().phase, Phase::Paused);
+    assert_eq!(script.handled(), Vec::<u64>::new());
+    world.handle.resume().await;
+    world.settles.wait_for(1).await;
+    assert_eq!(script.handled(), [1]);
+}
