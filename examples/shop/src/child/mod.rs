@@ -12,6 +12,8 @@ use postrider::prelude::*;
 use postrider::sqlite::Sqlite;
 use postrider::{Outgoing, Running, SubscriptionId};
 use tokio::sync::{mpsc, watch};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 use crate::faults::Dial;
 use crate::messages::PlaceOrders;
@@ -66,15 +68,20 @@ struct Services {
     shop: Shop,
 }
 
+/// What `RUST_LOG` says (`warn`, `info,postrider=debug`); warnings where it says nothing that can be read.
+fn log_filter() -> Targets {
+    std::env::var("RUST_LOG")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::WARN))
+}
+
 /// Runs the services until standard input ends or says so. What `postrider demo-child` does.
 #[must_use]
 pub fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn")),
-        )
+    tracing_subscriber::registry()
+        .with(log_filter())
+        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
         .init();
     let (setup, commands) = match listen() {
         Ok(heard) => heard,
