@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         Command::Completions(arguments) => {
             end::exit_of(command::completions::run(&arguments, &Cli::command())).into()
         }
-        Command::Explain(arguments) => command::explain::run(&arguments),
+        Command::Explain(arguments) => end::exit_of(command::explain::run(&arguments)).into(),
     }
 }
 

@@ -12,7 +12,7 @@ use shop::{Options, OrderSource};
 use crate::report::report;
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
+#[command(before_help = "Examples:
   postrider demo                                     made-up orders and faults, live; k kills the services
   postrider demo --data ./shop --orders orders.csv   your orders; the same command resumes
   postrider demo --ci --faults heavy --kills 20      no screen; exit code 9 where the ledger does not balance")]
