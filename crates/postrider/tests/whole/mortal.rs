@@ -21,7 +21,7 @@ use postrider::contract::failure::{
 use postrider::contract::fault::{Advice, Fault, FaultKind};
 use postrider::contract::id::InstanceId;
 use postrider::contract::name::{Destination, SubscriptionId};
-use postrider::contract::settle::{LeaseToken, SettleError, SettleOp};
+use postrider::contract::settle::{LeaseToken, Settle, SettleError, SettleOp};
 use postrider::contract::source::{Credit, LeaseSource, Leased, Settler, Source};
 use postrider::contract::subscription::SubscriptionSpec;
 use postrider::contract::topology::{ProvisionMode, Topology, TopologyDiff};
@@ -205,15 +205,22 @@ fn cut() -> Fault {
     Fault::new(FaultKind::Unreachable, RETRY, text).unknown_effect()
 }
 
-/// A commit is an acknowledgement with messages; nothing else settles in one.
 fn copy(op: &SettleOp) -> SettleOp {
-    SettleOp {
-        token: LeaseToken {
-            position: op.token.position,
-            generation: op.token.generation,
+    let settle = match &op.settle {
+        Settle::Ack => Settle::Ack,
+        Settle::Release => Settle::Release,
+        Settle::RetryAfter { delay, attempts } => Settle::RetryAfter {
+            delay: *delay,
+            attempts: *attempts,
         },
-        settle: postrider::contract::settle::Settle::Ack,
-    }
+        Settle::DeadLetter(draft) => Settle::DeadLetter(draft.clone()),
+        Settle::Park(draft) => Settle::Park(draft.clone()),
+    };
+    let token = LeaseToken {
+        position: op.token.position,
+        generation: op.token.generation,
+    };
+    SettleOp { token, settle }
 }
 
 struct MortalSource {
@@ -258,9 +265,20 @@ impl Settler for MortalSettler {
     fn settle<'a>(&'a self, ops: Vec<SettleOp>) -> Fut<'a, Vec<Result<(), SettleError>>> {
         Box::pin(async move {
             self.life.gate().await;
+            let copies: Vec<SettleOp> = ops.iter().map(copy).collect();
             let results = self.inner.settle(ops).await;
             self.life.gate().await;
-            results
+            let Some(_) = self.life.fault() else {
+                return results;
+            };
+            let failed = copies
+                .into_iter()
+                .zip(results)
+                .map(|(op, result)| match result {
+                    Ok(()) => Err(SettleError { fault: cut(), op }),
+                    refused => refused,
+                });
+            failed.collect()
         })
     }
 
