@@ -127,6 +127,7 @@ impl Engine for Mortal {
             Ok(Source::Lease(Box::new(MortalSource {
                 settler: inner.settler(),
                 inner: Some(inner),
+                given: None,
                 life: self.life.clone(),
             })))
         })
@@ -226,6 +227,8 @@ fn copy(op: &SettleOp) -> SettleOp {
 struct MortalSource {
     /// `None`: dead.
     inner: Option<Box<dyn LeaseSource>>,
+    /// On its way: held by this member, and not yet seen by it.
+    given: Option<Vec<Leased>>,
     settler: Arc<dyn Settler>,
     life: Arc<Life>,
 }
@@ -233,18 +236,26 @@ struct MortalSource {
 impl LeaseSource for MortalSource {
     fn next<'a>(&'a mut self, room: Credit) -> Fut<'a, Result<Vec<Leased>, Fault>> {
         Box::pin(async move {
-            let Some(inner) = &mut self.inner else {
-                return std::future::pending().await;
-            };
             let life = self.life.clone();
-            // CANCEL: a gate after `next` would lose what it gave.
             life.gate().await;
-            tokio::select! {
-                given = inner.next(room) => return given,
-                () = life.death() => {}
+            // CANCEL: what was given stays here until it is handed on.
+            while self.given.is_none() {
+                let Some(inner) = &mut self.inner else {
+                    return std::future::pending().await;
+                };
+                tokio::select! {
+                    given = inner.next(room) => self.given = Some(given?),
+                    () = life.death() => self.inner = None,
+                }
             }
-            self.inner = None;
-            std::future::pending().await
+            life.gate().await;
+            let mut given = self.given.take().unwrap_or_default();
+            // The room may be smaller than it was.
+            let rest = given.split_off(given.len().min(room.messages as usize));
+            if !rest.is_empty() {
+                self.given = Some(rest);
+            }
+            Ok(given)
         })
     }
 

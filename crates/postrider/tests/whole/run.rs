@@ -176,7 +176,7 @@ impl Run {
             return;
         }
         let stage = self.dice.below(SERVICES.len() as u64) as usize;
-        match self.dice.below(12) {
+        match self.dice.below(14) {
             0 | 1 if !self.calm => self.stop_one(stage),
             2 | 3 if !self.calm => self.kill(stage),
             4 | 5 if !self.calm => self.freeze(stage),
@@ -187,6 +187,7 @@ impl Run {
                 }
             }
             8 => self.outage(stage),
+            10 | 11 if !self.calm => self.pause(stage),
             9 => {
                 let id = self.ids[stage].clone();
                 self.say(format!("redrive {id}"));
@@ -239,6 +240,20 @@ impl Run {
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
             life.thaw();
+        });
+    }
+
+    fn pause(&mut self, stage: usize) {
+        let Some(member) = self.members.iter().find(|m| m.stage == stage) else {
+            return;
+        };
+        let driver = member.running.subscriptions()[0].clone();
+        let wait = Duration::from_millis(self.dice.below(6000));
+        self.say(format!("pause {} for {wait:?}", SERVICES[stage]));
+        tokio::spawn(async move {
+            driver.pause().await;
+            tokio::time::sleep(wait).await;
+            driver.resume().await;
         });
     }
 
