@@ -15,7 +15,7 @@ mod mortal;
 #[path = "whole/run.rs"]
 mod run;
 
-const SEEDS_DEFAULT: u64 = 80;
+const SEEDS_DEFAULT: u64 = 100;
 
 fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str| {
