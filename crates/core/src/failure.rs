@@ -195,7 +195,7 @@ pub struct OpenState {
     pub parked: Vec<Bytes>,
 }
 
-/// A record handed back to the kernel. Held by one member until [`FailureStore::finish`] or until the member is gone.
+/// A record handed back to the kernel. Held by one member until [`FailureStore::finish`], [`FailureStore::release_claims`], or the end of its process.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Redriven {
     /// The record.
@@ -211,6 +211,17 @@ pub struct RedriveToken {
     pub id: FailureId,
     /// What tells this claim from an earlier one.
     pub generation: u64,
+}
+
+/// A claim that could not be ended: what went wrong, and the right to try again.
+#[derive(Debug, thiserror::Error)]
+#[error("{fault}")]
+pub struct FinishError {
+    /// What went wrong. `LeaseLost`: the claim belongs to another, drop it.
+    #[source]
+    pub fault: Fault,
+    /// The token, unchanged.
+    pub token: RedriveToken,
 }
 
 /// How a redriven record ended.
@@ -342,7 +353,8 @@ pub trait FailureStore: Send + Sync + 'static {
     ) -> Fut<'a, Result<Vec<AuditEntry>, Fault>>;
 
     /// Takes at most `room` records that are marked for redrive, in key order; the next record of a key only after the one before it
-    /// was taken. Returns at once, MAY be empty. What a member took and did not finish is handed out again when it is gone.
+    /// was taken. Returns at once, MAY be empty. What a member took and did not finish is handed out again when it was
+    /// released ([`FailureStore::release_claims`]) or its process is gone.
     ///
     /// # Errors
     /// The store cannot be reached.
@@ -367,28 +379,26 @@ pub trait FailureStore: Send + Sync + 'static {
         false
     }
 
-    /// The member has ended: what it took and did not finish is handed out again. Idempotent. The default is for stores that notice by
-    /// themselves.
-    ///
-    /// # Errors
-    /// The store failed. What the member took may stay taken until the store is opened again.
-    fn member_gone<'a>(
-        &'a self,
-        subscription: &'a SubscriptionId,
-        member: InstanceId,
-    ) -> Fut<'a, Result<(), Fault>> {
-        let _ = (subscription, member);
-        Box::pin(std::future::ready(Ok(())))
-    }
-
     /// Ends a claim.
     ///
     /// # Errors
-    /// `LeaseLost`: the claim belongs to another.
+    /// The token comes back, to try again with. `LeaseLost`: the claim belongs to another, drop it; so it is too where an earlier try, whose
+    /// effect was unknown, had ended it.
     fn finish<'a>(
         &'a self,
         subscription: &'a SubscriptionId,
         token: RedriveToken,
         outcome: RedriveOutcome,
-    ) -> Fut<'a, Result<KeyState, Fault>>;
+    ) -> Fut<'a, Result<KeyState, FinishError>>;
+
+    /// Gives up what a member took of a subscription and did not finish: it can be claimed again, and the tokens end nothing any more. For a member
+    /// that goes away while its process lives. Idempotent; nothing happens where the subscription or the member is unknown.
+    ///
+    /// # Errors
+    /// The store cannot be reached: what was taken comes back when the process is gone.
+    fn release_claims<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        member: InstanceId,
+    ) -> Fut<'a, Result<(), Fault>>;
 }

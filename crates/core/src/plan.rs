@@ -57,12 +57,27 @@ impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ability { capability } => write!(f, "{}", words(*capability)),
-            Self::Durability { at_least } => write!(f, "confirmed messages survive ({at_least:?})"),
+            Self::Durability { at_least } => f.write_str(survives(*at_least)),
             Self::HoldUpTo { hold } => write!(f, "hold up to {hold:?}"),
             Self::DelayUpTo { delay } => write!(f, "delay up to {delay:?}"),
             Self::SizeUpTo { bytes } => write!(f, "messages up to {bytes} bytes"),
             Self::EffectsOnce { .. } => f.write_str("effects once"),
             Self::FailureHome { .. } => f.write_str("failures kept"),
+        }
+    }
+}
+
+const fn survives(durability: Durability) -> &'static str {
+    match durability {
+        Durability::Memory => "confirmed messages live in memory only",
+        Durability::Os => "confirmed messages survive the death of the process",
+        Durability::Interval => {
+            "confirmed messages survive the death of the process, and a power cut but for the last interval"
+        }
+        Durability::Replicated => "confirmed messages survive the loss of a minority of machines",
+        Durability::Flushed => "confirmed messages survive a power cut",
+        Durability::ReplicatedFlushed => {
+            "confirmed messages survive a power cut and the loss of a minority of machines"
         }
     }
 }

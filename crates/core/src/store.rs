@@ -115,6 +115,18 @@ pub enum CommitFailure {
 /// that failed as a whole runs all of its units again) and MUST NOT wait for anything.
 pub type Work<C> = Box<dyn FnMut(&mut C) -> Result<Vec<Outgoing>, HandlerError> + Send>;
 
+/// Why a read gave nothing.
+#[derive(Debug)]
+pub enum ReadFailure {
+    /// The handler said so.
+    Handler(HandlerError),
+    /// The store failed; the handler is not to blame and no attempt is burned.
+    Store(Fault),
+}
+
+/// A look at a store on a connection of type `C`. It MAY wait for the store and must not wait for anything else.
+pub type Look<C> = Box<dyn FnOnce(&C) -> Result<(), HandlerError> + Send>;
+
 /// What the framework needs of every store.
 pub trait Store: Send + Sync + 'static {
     /// What it is.
@@ -170,6 +182,16 @@ pub trait TxStore: Store {
     /// # Errors
     /// As [`TxStore::transact`], without `Conflict` and `Fenced`.
     fn write<'a>(&'a self, work: Work<Self::Conn>) -> Fut<'a, Result<u32, CommitFailure>>;
+
+    /// Shows `look` what is committed, all of it as of one moment or later. No commit, and it MUST NOT wait for one: reads go beside the writer.
+    ///
+    /// Read-only is enforced: a statement that would change something MUST fail, and change nothing.
+    ///
+    /// Cancel safety: a look whose future was dropped may still run; it changes nothing.
+    ///
+    /// # Errors
+    /// See [`ReadFailure`].
+    fn read<'a>(&'a self, look: Look<Self::Conn>) -> Fut<'a, Result<(), ReadFailure>>;
 }
 
 /// A row of the outbox: a message that is committed and not yet published.

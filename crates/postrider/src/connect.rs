@@ -23,6 +23,10 @@ pub trait Connect: Sized {
     /// | `durability` | `embedded` | `flushed`, `interval`, `os` or `memory`: what a confirmed publish survives | `flushed` |
     /// | `message_bytes_max` | both | the largest message, encoded | 16 MiB |
     ///
+    /// A directory is recovered (under 0.3 s by default) on a thread of the runtime that may block, not on the caller's.
+    ///
+    /// Cancel safety: a directory that was being opened is closed again.
+    ///
     /// # Errors
     /// `PR-1101`: no engine of that scheme in this program; `PR-1102`: the URL cannot be read; what the engine says.
     fn connect(url: &str) -> impl Future<Output = Result<Self>> + Send;
@@ -57,7 +61,7 @@ pub async fn connect(url: &str) -> Result<Bus> {
 /// # Errors
 /// As [`Connect::connect`].
 pub async fn connect_with(url: &str, options: BusOptions) -> Result<Bus> {
-    let engine = open(&EngineUrl::parse(url)?, &options)?;
+    let engine = open(&EngineUrl::parse(url)?, &options).await?;
     Bus::from_engine(engine, options).await
 }
 
@@ -81,11 +85,10 @@ const OTHERS: [(&str, &str); 16] = [
     ("zmq", "zeromq"),
 ];
 
-/// Blocks while a directory is recovered: under 0.3 s by default.
-fn open(url: &EngineUrl<'_>, options: &BusOptions) -> Result<Arc<dyn Engine>> {
+async fn open(url: &EngineUrl<'_>, options: &BusOptions) -> Result<Arc<dyn Engine>> {
     match url.scheme {
         #[cfg(feature = "embedded")]
-        "embedded" => crate::local::open(url, options),
+        "embedded" => crate::local::open(url, options).await,
         #[cfg(feature = "embedded")]
         "memory" => crate::local::memory(url, options),
         other => {

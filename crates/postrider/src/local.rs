@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use postrider_core::capability::Durability;
 use postrider_core::engine::Engine;
+use postrider_core::fault::Fault;
 use postrider_embedded::{Embedded, MemoryOptions, Options};
 use postrider_service::{BusOptions, Result};
 
 use crate::url::{EngineUrl, malformed};
 
-pub(crate) fn open(url: &EngineUrl<'_>, bus: &BusOptions) -> Result<Arc<dyn Engine>> {
+/// Recovery reads and writes files: it does not stand in the way of the tasks of the caller's thread.
+pub(crate) async fn open(url: &EngineUrl<'_>, bus: &BusOptions) -> Result<Arc<dyn Engine>> {
     // `embedded:///var/lib/shop` is the absolute path, as in file URLs.
     let directory = url.rest.strip_prefix("//").unwrap_or(url.rest);
     if directory.is_empty() {
@@ -24,7 +26,14 @@ pub(crate) fn open(url: &EngineUrl<'_>, bus: &BusOptions) -> Result<Arc<dyn Engi
             other => return Err(unknown_option("embedded", other)),
         }
     }
-    Ok(Arc::new(Embedded::open(directory, options)?))
+    let directory = directory.to_owned();
+    let open = move || Embedded::open(directory, options);
+    let opened = match tokio::task::spawn_blocking(open).await {
+        Ok(opened) => opened?,
+        Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+        Err(_) => return Err(Fault::closed("the runtime").into()),
+    };
+    Ok(Arc::new(opened))
 }
 
 pub(crate) fn memory(url: &EngineUrl<'_>, bus: &BusOptions) -> Result<Arc<dyn Engine>> {

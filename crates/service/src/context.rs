@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use postrider_core::code::Code;
 use postrider_core::id::BodyHash;
-use postrider_core::store::{InboxEntry, Store, TxStore, Unit};
+use postrider_core::store::{InboxEntry, Store, StoreInfo, TxStore, Unit};
 
 use crate::bus::Bus;
 use crate::delivery::Delivery;
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 #[derive(Default)]
 pub struct Registry {
     values: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
-    stores: Vec<Arc<dyn Store>>,
+    stores: Vec<(TypeId, Arc<dyn Store>)>,
 }
 
 impl Registry {
@@ -70,14 +70,20 @@ impl Registry {
 
     /// Gives whether there was none of that type before.
     pub(crate) fn put_store<S: TxStore>(&mut self, store: Arc<S>) -> bool {
-        self.stores.push(store.clone());
+        self.stores.push((TypeId::of::<S>(), store.clone()));
         self.values
             .insert(TypeId::of::<Arc<S>>(), Box::new(store))
             .is_none()
     }
 
-    pub(crate) fn stores(&self) -> &[Arc<dyn Store>] {
-        &self.stores
+    pub(crate) fn stores(&self) -> impl Iterator<Item = &Arc<dyn Store>> {
+        self.stores.iter().map(|(_, store)| store)
+    }
+
+    /// What the store of this type says of itself.
+    pub(crate) fn store_info(&self, kind: TypeId) -> Option<&StoreInfo> {
+        let store = self.stores.iter().find(|(k, _)| *k == kind);
+        store.map(|(_, store)| store.info())
     }
 }
 

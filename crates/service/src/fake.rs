@@ -21,12 +21,12 @@ use postrider_core::name::{Destination, SubscriptionId};
 use postrider_core::settle::{SettleError, SettleOp};
 use postrider_core::source::{Credit, LeaseSource, Leased, Record, Settler, Source};
 use postrider_core::store::{
-    CommitFailure, Committed, Fence, InboxEntry, Outbox, Seen, Store, StoreInfo, TxStore, Unit,
-    Work,
+    CommitFailure, Committed, Fence, InboxEntry, Look, Outbox, ReadFailure, Seen, Store, StoreInfo,
+    TxStore, Unit, Work,
 };
 use postrider_core::subscription::SubscriptionSpec;
 use postrider_core::text::Text;
-use postrider_core::topology::{ProvisionMode, Topology, TopologyDiff};
+use postrider_core::topology::{DestinationSpec, ProvisionMode, Topology, TopologyDiff};
 use tokio::sync::mpsc;
 
 use crate::bus::BusOptions;
@@ -61,6 +61,8 @@ pub(crate) struct FakeEngine {
     pub(crate) provisioned: Mutex<Vec<Topology>>,
     /// Members that opened a subscription.
     pub(crate) members: Mutex<Vec<InstanceId>>,
+    /// Destinations that cannot be created.
+    pub(crate) refused: Mutex<Vec<Destination>>,
     /// How many subscriptions receipts speak of.
     pub(crate) subscriptions: u32,
     /// Replies that the inbox hands out.
@@ -87,6 +89,7 @@ impl FakeEngine {
             published: Arc::default(),
             provisioned: Mutex::default(),
             members: Mutex::default(),
+            refused: Mutex::default(),
             subscriptions,
             replies,
             inbox: Mutex::new(Some(inbox)),
@@ -144,6 +147,16 @@ impl Engine for FakeEngine {
         topology: &'a Topology,
         _: ProvisionMode,
     ) -> Fut<'a, Result<TopologyDiff, Fault>> {
+        let refused = self.refused.lock();
+        let refuses = |spec: &DestinationSpec| refused.contains(&spec.destination);
+        if topology.destinations.iter().any(refuses) {
+            let fault = Fault::new(
+                FaultKind::Denied,
+                Advice::FixConfig,
+                "you may not create it",
+            );
+            return Box::pin(async { Err(fault) });
+        }
         self.provisioned.lock().push(topology.clone());
         Box::pin(async { Ok(TopologyDiff::default()) })
     }
@@ -390,5 +403,9 @@ impl TxStore for FakeStore {
             work(&mut rows).map_err(CommitFailure::Handler)?;
             Ok(0)
         })
+    }
+
+    fn read<'a>(&'a self, look: Look<Vec<String>>) -> Fut<'a, Result<(), ReadFailure>> {
+        Box::pin(async move { look(&self.rows.lock()).map_err(ReadFailure::Handler) })
     }
 }

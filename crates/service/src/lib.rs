@@ -10,10 +10,6 @@ pub mod admin;
 pub mod bus;
 mod context;
 pub mod delivery;
-#[allow(
-    dead_code,
-    reason = "what it keeps is shown by the admin API, a feature"
-)]
 pub mod driver;
 pub mod effect;
 mod erased;

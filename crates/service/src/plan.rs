@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use postrider_core::capability::Capability;
+use postrider_core::capability::{Capability, Durability};
 use postrider_core::code::Code;
 use postrider_core::engine::EngineInfo;
 use postrider_core::name::DestinationKind;
@@ -22,6 +22,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) store: Option<String>,
     /// Where its failure records live.
     pub(crate) failures: Option<String>,
+    /// What a confirmed publish survives at least.
+    pub(crate) durability: Durability,
 }
 
 /// What a subscription needs.
@@ -40,6 +42,13 @@ pub(crate) fn needs(facts: &Facts<'_>) -> Vec<Need> {
         .into_iter()
         .map(|capability| Need::Ability { capability });
     let mut needs: Vec<Need> = abilities.collect();
+    // Right after the confirmed publish, which it says the worth of.
+    needs.insert(
+        1,
+        Need::Durability {
+            at_least: facts.durability,
+        },
+    );
     if facts.policy.ordered {
         needs.push(Need::HoldUpTo {
             hold: facts.policy.limits.hold_max,

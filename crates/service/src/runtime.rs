@@ -16,10 +16,8 @@ pub(crate) struct Runtime {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) instance: InstanceId,
-    #[allow(dead_code, reason = "the driver uses it next")]
     pub(crate) recorder: Arc<dyn Recorder>,
     /// What runs on this bus.
-    #[allow(dead_code, reason = "the driver uses it next")]
     pub(crate) registry: Arc<Registry>,
 }
 

@@ -312,7 +312,39 @@ async fn claims_of_a_member_that_is_gone_return() {
         .finish(&sub, token(claimed.remove(0)), RedriveOutcome::Done)
         .await
         .unwrap_err();
-    assert_eq!(fault.kind, FaultKind::LeaseLost);
+    assert_eq!(fault.fault.kind, FaultKind::LeaseLost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_of_a_member_that_goes_while_its_process_lives_are_given_back() {
+    let (engine, _source) = parked().await;
+    let store = store(&engine);
+    let sub = subscription("inventory");
+    store
+        .redrive(&sub, Selection::All, reason("fixed"))
+        .await
+        .unwrap();
+    let mut lost = store.claim(&sub, A, 10).await.unwrap();
+    assert_eq!(of(&lost), [1, 2, 3, 4]);
+    store.release_claims(&sub, B).await.unwrap();
+    assert!(store.claim(&sub, B, 10).await.unwrap().is_empty());
+    store.release_claims(&sub, A).await.unwrap();
+    let taken = store.claim(&sub, B, 10).await.unwrap();
+    assert_eq!(of(&taken), [1, 2, 3, 4]);
+    let lost = token(lost.remove(0));
+    let (id, generation) = (lost.id, lost.generation);
+    let error = store
+        .finish(&sub, lost, RedriveOutcome::Done)
+        .await
+        .unwrap_err();
+    assert_eq!(error.fault.kind, FaultKind::LeaseLost);
+    assert_eq!(
+        (error.token.id, error.token.generation),
+        (id, generation),
+        "the token comes back"
+    );
+    let nobody = subscription("nobody");
+    store.release_claims(&nobody, A).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -56,10 +56,17 @@ impl Guard {
 
     /// Runs a handler's statements under the guard. Gives what they gave, and whether one was refused.
     pub(crate) fn watch<T>(&self, work: impl FnOnce() -> T) -> (T, bool) {
-        self.in_work.store(true, Ordering::Relaxed);
+        struct Over<'a>(&'a AtomicBool);
+        impl Drop for Over<'_> {
+            fn drop(&mut self) {
+                self.0.store(false, Ordering::Relaxed);
+            }
+        }
         self.refused.store(false, Ordering::Relaxed);
+        self.in_work.store(true, Ordering::Relaxed);
+        let over = Over(&self.in_work);
         let value = work();
-        self.in_work.store(false, Ordering::Relaxed);
+        drop(over);
         (value, self.refused.load(Ordering::Relaxed))
     }
 }

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use postrider_core::Fut;
 use postrider_core::failure::{
     AuditEntry, CrashState, FailureDraft, FailureGroup, FailureId, FailureRecord, FailureStore,
-    KeyState, OpenState, Reason, RedriveOutcome, RedriveToken, Redriven, Selection,
+    FinishError, KeyState, OpenState, Reason, RedriveOutcome, RedriveToken, Redriven, Selection,
 };
 use postrider_core::fault::Fault;
 use postrider_core::id::InstanceId;
@@ -45,20 +45,13 @@ impl Wakers {
         waker.notify_waiters();
         waker.notify_one();
     }
-
-    fn wake_all(&self) {
-        for waker in self.0.lock().values() {
-            waker.notify_waiters();
-            waker.notify_one();
-        }
-    }
 }
 
 /// A [`FailureStore`] in a SQLite database, for engines that keep no failures themselves. Cheap to clone.
 ///
 /// Every change is one durable commit, grouped with whoever is ready. Claims belong to this opening of the database: when its process
-/// dies, the next opening hands them out again. A member that goes away while its process lives is given up with
-/// [`SqliteFailures::forget_member`]. A page of a listing holds at most 1,000 records or groups.
+/// dies, the next opening hands them out again. A member that goes away while its process lives gives them up with
+/// [`FailureStore::release_claims`]. A page of a listing holds at most 1,000 records or groups.
 ///
 /// A follower that comes while its key is on its way back joins it, so that the key becomes free; a record that fails again takes the rest
 /// of its key back to waiting.
@@ -97,18 +90,6 @@ impl SqliteFailures {
     #[must_use]
     pub const fn store(&self) -> &Sqlite {
         &self.store
-    }
-
-    /// Gives up what a member took and did not finish: it is handed out again. For a member that ended while its process lives on.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub async fn forget_member(&self, member: InstanceId) -> Result<(), Error> {
-        self.store
-            .exec(move |db| redrive::forget_member(db, member))
-            .await?;
-        self.store.shared().failures_changed.wake_all();
-        Ok(())
     }
 
     async fn append_all(
@@ -184,14 +165,6 @@ impl FailureStore for SqliteFailures {
             .look_now(|conn| rows::is_parked(conn, &name, key));
         // ORDER: a wrong yes is corrected when the message is to follow the key; a wrong no would let it pass.
         look.unwrap_or(true)
-    }
-
-    fn member_gone<'a>(
-        &'a self,
-        _: &'a SubscriptionId,
-        member: InstanceId,
-    ) -> Fut<'a, Result<(), Fault>> {
-        Box::pin(async move { Ok(self.forget_member(member).await?) })
     }
 
     fn open<'a>(&'a self, subscription: &'a SubscriptionId) -> Fut<'a, Result<OpenState, Fault>> {
@@ -349,19 +322,45 @@ impl FailureStore for SqliteFailures {
         subscription: &'a SubscriptionId,
         token: RedriveToken,
         outcome: RedriveOutcome,
-    ) -> Fut<'a, Result<KeyState, Fault>> {
+    ) -> Fut<'a, Result<KeyState, FinishError>> {
         let name = subscription.to_string();
         Box::pin(async move {
+            let (id, generation) = (token.id, token.generation);
             let ended = self
                 .store
                 .exec(move |db| {
                     let number = rows::number_of(&db.conn, &name)?;
-                    redrive::finish(db, number, &token, &outcome)
+                    redrive::finish(db, number, &RedriveToken { id, generation }, &outcome)
                 })
                 .await;
-            let state = ended.map_err(|e: Error| Fault::from(e))?;
+            let state = ended.map_err(|error: Error| FinishError {
+                fault: error.into(),
+                token,
+            })?;
             self.store.shared().failures_changed.wake(subscription);
             Ok(state)
+        })
+    }
+
+    fn release_claims<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        member: InstanceId,
+    ) -> Fut<'a, Result<(), Fault>> {
+        let name = subscription.to_string();
+        Box::pin(async move {
+            let look = name.clone();
+            // Most members hold nothing, and that costs no commit.
+            let any = self.store.look_now(|conn| rows::any_held(conn, &look))?;
+            if any {
+                let released = self
+                    .store
+                    .exec(move |db| redrive::release(db, &name, member))
+                    .await;
+                released.map_err(|error: Error| Fault::from(error))?;
+                self.store.shared().failures_changed.wake(subscription);
+            }
+            Ok(())
         })
     }
 }

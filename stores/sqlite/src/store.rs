@@ -1,5 +1,6 @@
 //! The store: a handle on one database.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -10,7 +11,8 @@ use postrider_core::Fut;
 use postrider_core::clock::Timestamp;
 use postrider_core::fault::{Advice, Fault, FaultKind};
 use postrider_core::store::{
-    CommitFailure, Committed, InboxEntry, Outbox, Seen, Store, StoreInfo, TxStore, Unit, Work,
+    CommitFailure, Committed, InboxEntry, Look, Outbox, ReadFailure, Seen, Store, StoreInfo,
+    TxStore, Unit, Work,
 };
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot};
@@ -361,9 +363,10 @@ fn look_inline<T>(
             .map_err(Error::sqlite("guard a read"))
     };
     refuse(true)?;
-    let value = read(&db.conn);
+    // The guard keeps the look from ending `query_only`; a panic of the look must not leave it on.
+    let looked = catch_unwind(AssertUnwindSafe(|| db.guard.watch(|| read(&db.conn)).0));
     refuse(false)?;
-    value
+    looked.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 impl File {
@@ -451,5 +454,15 @@ impl TxStore for Sqlite {
 
     fn write<'a>(&'a self, mut work: Work<Connection>) -> Fut<'a, Result<u32, CommitFailure>> {
         Box::pin(self.exec(move |db| unit::run_write(db, &mut work)))
+    }
+
+    fn read<'a>(&'a self, look: Look<Connection>) -> Fut<'a, Result<(), ReadFailure>> {
+        Box::pin(async move {
+            let room = |file: &File| file.reading.clone();
+            match self.on_reader(room, move |conn| Ok(look(conn))).await {
+                Ok(looked) => looked.map_err(ReadFailure::Handler),
+                Err(error) => Err(ReadFailure::Store(error.into())),
+            }
+        })
     }
 }

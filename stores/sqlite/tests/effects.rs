@@ -8,7 +8,7 @@ use std::time::Duration;
 use postrider_core::clock::Timestamp;
 use postrider_core::fault::HandlerError;
 use postrider_core::id::BodyHash;
-use postrider_core::store::{CommitFailure, Committed, Seen, Store, TxStore};
+use postrider_core::store::{CommitFailure, Committed, Look, ReadFailure, Seen, Store, TxStore};
 use postrider_sqlite::Sqlite;
 use postrider_sqlite::rusqlite::Connection;
 use support::*;
@@ -454,4 +454,99 @@ async fn inbox_rows_are_kept_for_the_retention_and_not_much_longer() {
     let before = Timestamp(9 * day + 1);
     assert_eq!(store.prune_inbox(before).await.unwrap(), 1000);
     assert_eq!(store.prune_inbox(before).await.unwrap(), 0);
+}
+
+fn look<T: Send + 'static>(
+    look: impl FnOnce(&Connection) -> postrider_sqlite::rusqlite::Result<T> + Send + 'static,
+) -> (Look<Connection>, std::sync::mpsc::Receiver<T>) {
+    let (put, value) = std::sync::mpsc::channel();
+    let look: Look<Connection> = Box::new(move |conn| {
+        let value = look(conn).map_err(|e| HandlerError::Permanent(e.into()))?;
+        put.send(value).unwrap();
+        Ok(())
+    });
+    (look, value)
+}
+
+async fn reads_change_nothing(store: &Sqlite) {
+    deliver(store, 1).await.unwrap();
+    let (counts_look, seen) = look(read_counts);
+    TxStore::read(store, counts_look).await.unwrap();
+    assert_eq!(seen.recv().unwrap(), (1, 1, 1, 1));
+    for statement in [
+        "INSERT INTO effect VALUES(7)",
+        "UPDATE total SET sum = 7",
+        "DELETE FROM postrider_inbox",
+        "CREATE TABLE mine(x)",
+        "DROP TABLE effect",
+        "PRAGMA query_only = off; INSERT INTO effect VALUES(7)",
+    ] {
+        let (write, _) = look(move |conn| conn.execute_batch(statement));
+        let refused = TxStore::read(store, write).await.unwrap_err();
+        assert!(matches!(refused, ReadFailure::Handler(_)), "{statement}");
+    }
+    assert_eq!(counts(store).await, (1, 1, 1, 1));
+    // The handler's own error comes back as it is.
+    let refuse = Box::new(|_: &Connection| Err(HandlerError::Stop("enough".into())));
+    let failure = TxStore::read(store, refuse).await.unwrap_err();
+    assert!(matches!(
+        failure,
+        ReadFailure::Handler(HandlerError::Stop(_))
+    ));
+    // Writes go on as before.
+    assert_eq!(deliver(store, 2).await.unwrap(), APPLIED);
+}
+
+#[tokio::test]
+async fn a_read_changes_nothing() {
+    let (_dir, store) = file();
+    reads_change_nothing(&store).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_changes_nothing_in_memory() {
+    reads_change_nothing(&memory()).await;
+}
+
+#[tokio::test]
+async fn a_read_does_not_wait_for_the_writer_and_sees_what_is_committed() {
+    let (_dir, store) = file();
+    deliver(&store, 1).await.unwrap();
+    let (go, wait_go) = std::sync::mpsc::channel::<()>();
+    let (begun, began) = tokio::sync::oneshot::channel();
+    let mut begun = Some(begun);
+    let writer = store.clone();
+    let write = tokio::spawn(async move {
+        let work = Box::new(move |conn: &mut Connection| {
+            write_effect(conn, 2).map_err(|e| HandlerError::Transient(e.into()))?;
+            if let Some(begun) = begun.take() {
+                begun.send(()).unwrap();
+                wait_go.recv().unwrap();
+            }
+            Ok(vec![message(2)])
+        });
+        writer.transact(unit(2), work).await
+    });
+    began.await.unwrap();
+    let (counts_look, seen) = look(read_counts);
+    TxStore::read(&store, counts_look).await.unwrap();
+    assert_eq!(seen.recv().unwrap(), (1, 1, 1, 1), "not what is open");
+    go.send(()).unwrap();
+    assert_eq!(write.await.unwrap().unwrap(), APPLIED);
+    store.close(Duration::from_secs(10)).await.unwrap();
+    let (late, _) = look(read_counts);
+    let closed = TxStore::read(&store, late).await.unwrap_err();
+    assert!(matches!(closed, ReadFailure::Store(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_panics_leaves_the_store_as_it_was() {
+    let store = memory();
+    let reader = store.clone();
+    let panicked = tokio::spawn(async move {
+        let look: Look<Connection> = Box::new(|_| panic!("a broken look"));
+        TxStore::read(&reader, look).await
+    });
+    assert!(panicked.await.unwrap_err().is_panic());
+    assert_eq!(deliver(&store, 1).await.unwrap(), APPLIED);
 }

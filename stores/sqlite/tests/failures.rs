@@ -313,14 +313,16 @@ async fn claims_of_a_member_that_is_gone_are_handed_out_again() {
     assert_eq!(lost.len(), 2);
     assert!(claim(&store, OTHER, 10).await.is_empty());
     // Gone within the process.
-    store.member_gone(&subscription(), ME).await.unwrap();
+    store.release_claims(&subscription(), OTHER).await.unwrap();
+    assert!(claim(&store, OTHER, 10).await.is_empty());
+    store.release_claims(&subscription(), ME).await.unwrap();
     let taken = claim(&store, OTHER, 10).await;
     assert_eq!(ids(&taken), ids(&lost));
     for redriven in lost {
         let late = store
             .finish(&subscription(), redriven.token, RedriveOutcome::Done)
             .await;
-        assert_eq!(late.unwrap_err().kind, FaultKind::LeaseLost);
+        assert_eq!(late.unwrap_err().fault.kind, FaultKind::LeaseLost);
     }
     // Gone with its process.
     drop(store);
@@ -332,7 +334,7 @@ async fn claims_of_a_member_that_is_gone_are_handed_out_again() {
         let late = store
             .finish(&subscription(), redriven.token, RedriveOutcome::Done)
             .await;
-        assert_eq!(late.unwrap_err().kind, FaultKind::LeaseLost);
+        assert_eq!(late.unwrap_err().fault.kind, FaultKind::LeaseLost);
     }
 }
 
@@ -555,7 +557,9 @@ impl Model {
                 }
             }
             Op::Forget(member) => {
-                store.forget_member(InstanceId(member)).await.unwrap();
+                let member = InstanceId(member);
+                store.release_claims(&subscription(), member).await.unwrap();
+                let member = member.0;
                 self.held.retain(|(m, _)| *m != member);
             }
         }

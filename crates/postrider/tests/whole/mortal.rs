@@ -16,7 +16,7 @@ use postrider::contract::engine::{
 use postrider::contract::envelope::Outgoing;
 use postrider::contract::failure::{
     AuditEntry, CrashState, FailureDraft, FailureGroup, FailureId, FailureRecord, FailureStore,
-    KeyState, OpenState, Reason, RedriveOutcome, RedriveToken, Redriven, Selection,
+    FinishError, KeyState, OpenState, Reason, RedriveOutcome, RedriveToken, Redriven, Selection,
 };
 use postrider::contract::fault::{Advice, Fault, FaultKind};
 use postrider::contract::id::InstanceId;
@@ -338,7 +338,8 @@ impl FailureStore for MortalFailures {
         audit(limit: u32) -> Result<Vec<AuditEntry>, Fault>;
         claim(member: InstanceId, room: u32) -> Result<Vec<Redriven>, Fault>;
         changed() -> ();
-        finish(token: RedriveToken, outcome: RedriveOutcome) -> Result<KeyState, Fault>;
+        finish(token: RedriveToken, outcome: RedriveOutcome) -> Result<KeyState, FinishError>;
+        release_claims(member: InstanceId) -> Result<(), Fault>;
     }
 
     fn groups<'a>(

@@ -80,10 +80,10 @@ impl SubscriptionJson {
             service: running.id.service.to_string(),
             destination: running.id.on.to_string(),
             member: running.member.to_string(),
-            types: running.types.clone(),
-            status: running.handle.status(),
+            types: running.shown.types.clone(),
+            status: running.shown.handle.status(),
             depth,
-            policy: running.policy.clone(),
+            policy: running.shown.policy.clone(),
         }
     }
 }

@@ -110,7 +110,7 @@ async fn plan(State(api): Shared) -> Answer<Value> {
             .registry
             .all()
             .iter()
-            .filter_map(|r| r.plan.clone())
+            .filter_map(|r| r.shown.plan.clone())
             .collect(),
     };
     Ok(Json(json!(plan)))
@@ -167,14 +167,14 @@ async fn subscription(State(api): Shared, id: Id) -> Answer<Vec<SubscriptionJson
 async fn pause(State(api): Shared, id: Id) -> Answer<Told> {
     let id = read_id(id)?;
     let members = members(&api, &id)?;
-    join_all(members.iter().map(|m| m.handle.pause())).await;
+    join_all(members.iter().map(|m| m.shown.handle.pause())).await;
     Ok(Json(told(&id, true, &members)))
 }
 
 async fn resume(State(api): Shared, id: Id) -> Answer<Told> {
     let id = read_id(id)?;
     let members = members(&api, &id)?;
-    join_all(members.iter().map(|m| m.handle.resume())).await;
+    join_all(members.iter().map(|m| m.shown.handle.resume())).await;
     Ok(Json(told(&id, false, &members)))
 }
 

@@ -244,6 +244,14 @@ impl Bus {
         Failures::new(runtime.registry.clone(), store, runtime.clock.clone())
     }
 
+    /// The metrics of everything on this bus in the Prometheus text format (0.0.4), with what waits in engine and outboxes counted now: for a
+    /// scrape. `None` where [`BusOptions::recorder`] is exported by other means.
+    pub async fn metrics(&self) -> Option<String> {
+        let runtime = &self.inner.runtime;
+        crate::metrics::refresh(runtime).await;
+        runtime.recorder.prometheus()
+    }
+
     /// The engine.
     #[must_use]
     pub fn engine(&self) -> &Arc<dyn Engine> {

@@ -1,7 +1,7 @@
 //! The one publisher of a bus: bus, driver and relay publish through it, so that destinations exist before their first message, an event
 //! that nobody subscribes to is reported, and an answer that nobody waits for is dropped, whoever published it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,12 @@ pub(super) struct Outlet {
     provision: ProvisionMode,
     known: RwLock<HashSet<Destination>>,
     unheard: Mutex<HashSet<Destination>>,
+    /// Those that could not be created: said once.
+    uncreated: Mutex<HashSet<Destination>>,
 }
+
+/// Why each of these destinations could not be created.
+type Refused = HashMap<Destination, Fault>;
 
 impl Outlet {
     pub(super) fn new(
@@ -35,46 +40,81 @@ impl Outlet {
             provision,
             known: RwLock::default(),
             unheard: Mutex::default(),
+            uncreated: Mutex::default(),
         }
     }
 
-    /// Creates destinations before their first message, where the bus may create. A failure is left to the publish to report.
-    async fn know(&self, messages: &[Outgoing]) {
+    /// Creates destinations before their first message, where the bus may create. Gives those that could not be created: their messages are
+    /// answered with the engine's reason, and the next publish tries again.
+    async fn know(&self, messages: &[Outgoing]) -> Refused {
+        let mut refused = Refused::new();
         if self.provision == ProvisionMode::Check {
-            return;
+            return refused;
         }
         let unknown = self.unknown(messages);
-        if unknown.is_empty() {
-            return;
+        if unknown.is_empty() || self.create(&unknown).await.is_ok() {
+            return refused;
         }
-        let topology = Topology {
-            destinations: unknown
-                .iter()
-                .map(|destination| DestinationSpec {
-                    destination: destination.clone(),
-                    durability: None,
-                    retain: Duration::ZERO,
-                })
-                .collect(),
-            subscriptions: Vec::new(),
-        };
-        match self
-            .engine
-            .provision(&topology, ProvisionMode::Create)
-            .await
-        {
-            Ok(_) => self.known.write().extend(unknown),
-            Err(fault) => tracing::warn!(%fault, "a destination could not be created"),
+        // One that cannot be created does not hold up the others.
+        for destination in unknown {
+            if let Err(fault) = self.create(std::slice::from_ref(&destination)).await {
+                if self.uncreated.lock().insert(destination.clone()) {
+                    tracing::warn!(%destination, %fault, "a destination could not be created");
+                }
+                refused.insert(destination, fault);
+            }
         }
+        refused
     }
 
-    fn unknown(&self, messages: &[Outgoing]) -> HashSet<Destination> {
+    async fn create(&self, destinations: &[Destination]) -> Result<(), Fault> {
+        let spec = |destination: &Destination| DestinationSpec {
+            destination: destination.clone(),
+            durability: None,
+            retain: Duration::ZERO,
+        };
+        let topology = Topology {
+            destinations: destinations.iter().map(spec).collect(),
+            subscriptions: Vec::new(),
+        };
+        let created = self.engine.provision(&topology, ProvisionMode::Create);
+        created.await?;
+        self.known.write().extend(destinations.iter().cloned());
+        let mut uncreated = self.uncreated.lock();
+        destinations.iter().for_each(|d| {
+            uncreated.remove(d);
+        });
+        Ok(())
+    }
+
+    /// Publishes what can be, and answers the rest; result `i` belongs to message `i`.
+    async fn publish_others(
+        &self,
+        messages: Vec<Outgoing>,
+        refused: &Refused,
+    ) -> Vec<Result<Receipt, Fault>> {
+        let mut results: Vec<_> = messages
+            .iter()
+            .map(|m| refused.get(&m.destination).map(|fault| Err(again(fault))))
+            .collect();
+        let rest = messages
+            .into_iter()
+            .filter(|m| !refused.contains_key(&m.destination));
+        let mut given = self.inner.publish(rest.collect()).await.into_iter();
+        results
+            .iter_mut()
+            .map(|result| result.take().or_else(|| given.next()))
+            .map(|result| result.unwrap_or_else(|| Err(Fault::closed("the publisher"))))
+            .collect()
+    }
+
+    fn unknown(&self, messages: &[Outgoing]) -> Vec<Destination> {
         let known = self.known.read();
         let destinations = messages.iter().map(|m| &m.destination);
-        destinations
+        let unknown: BTreeSet<_> = destinations
             .filter(|d| d.kind != DestinationKind::Inbox && !known.contains(*d))
-            .cloned()
-            .collect()
+            .collect();
+        unknown.into_iter().cloned().collect()
     }
 
     /// One of the messages has nowhere to go. If that may be an answer, answers are published apart: each of them reaches who waits for it or is
@@ -141,12 +181,23 @@ fn dropped(destination: &Destination) -> Receipt {
     }
 }
 
+/// The same fault for another message; what lies underneath stays with the first.
+fn again(fault: &Fault) -> Fault {
+    let mut again = Fault::new(fault.kind, fault.advice, fault.message.clone());
+    again.code = fault.code;
+    again
+}
+
 impl Publisher for Outlet {
     fn publish<'a>(&'a self, messages: Vec<Outgoing>) -> Fut<'a, Vec<Result<Receipt, Fault>>> {
         Box::pin(async move {
-            self.know(&messages).await;
+            let refused = self.know(&messages).await;
             let destinations: Vec<_> = messages.iter().map(|m| m.destination.clone()).collect();
-            let mut results = self.inner.publish(messages).await;
+            let mut results = if refused.is_empty() {
+                self.inner.publish(messages).await
+            } else {
+                self.publish_others(messages, &refused).await
+            };
             for (destination, result) in destinations.iter().zip(&mut results) {
                 match result {
                     Ok(receipt) => self.report(destination, receipt),
@@ -166,7 +217,13 @@ impl Publisher for Outlet {
         settle: Vec<SettleOp>,
     ) -> Fut<'a, Result<Vec<Receipt>, CommitError>> {
         Box::pin(async move {
-            self.know(&publish).await;
+            if let Some((_, fault)) = self.know(&publish).await.into_iter().next() {
+                return Err(CommitError {
+                    fault,
+                    publish,
+                    settle,
+                });
+            }
             let destinations: Vec<_> = publish.iter().map(|m| m.destination.clone()).collect();
             let receipts = match self.inner.commit(publish, settle).await {
                 Ok(receipts) => receipts,
@@ -186,3 +243,6 @@ impl Publisher for Outlet {
         self.inner.cancel(scheduled)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postrider_core::clock::Mono;
 use postrider_core::engine::{CommitError, Receipt};
-use postrider_core::failure::{KeyState, Redriven};
+use postrider_core::failure::{FinishError, KeyState, RedriveToken, Redriven};
 use postrider_core::fault::Fault;
 use postrider_core::settle::{LeaseToken, SettleError};
 use postrider_kernel::Slot;
@@ -29,11 +29,37 @@ pub(super) enum Returned {
     Published(Vec<Effected>, Vec<Result<Receipt, Fault>>),
     Committed(Vec<Effected>, Result<Vec<Receipt>, CommitError>),
     /// The failure store's answer to a piece of work.
-    Home(Box<HomeWork>, Result<HomeAnswer, Fault>),
+    Home(Box<HomeReturned>),
     /// The failure store has something to claim.
     FailuresChanged,
     /// A reply to a request that failed was sent, or not.
     Replied(Vec<Result<Receipt, Fault>>),
+}
+
+/// A piece of work for the failure store that came back.
+pub(super) struct HomeReturned {
+    pub(super) work: HomeWork,
+    pub(super) answer: Result<HomeAnswer, Fault>,
+    /// The token of a claim that was not ended, to try again with.
+    pub(super) token: Option<(Slot, RedriveToken)>,
+}
+
+impl HomeReturned {
+    pub(super) fn finished(
+        slot: Slot,
+        finished: Result<KeyState, FinishError>,
+        work: HomeWork,
+    ) -> Self {
+        let (answer, token) = match finished {
+            Ok(state) => (Ok(HomeAnswer::Finished(state)), None),
+            Err(FinishError { fault, token }) => (Err(fault), Some((slot, token))),
+        };
+        Self {
+            work,
+            answer,
+            token,
+        }
+    }
 }
 
 /// What the failure store did.

@@ -81,9 +81,9 @@ pub enum DriverError {
         /// The first that is kept.
         first: u64,
     },
-    /// The task of the driver ended without a word: the runtime was shut down.
+    /// The driver was cut off: the service was dropped, or the runtime was shut down.
     #[error(
-        "the driver of {subscription} is gone: the runtime was shut down before the service was stopped"
+        "the driver of {subscription} is gone: the service was dropped, or the runtime was shut down, before the service was stopped"
     )]
     Vanished {
         /// Whose.

@@ -8,6 +8,7 @@ use postrider_core::fault::Dependency;
 use postrider_core::name::SubscriptionId;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::error::DriverError;
 
@@ -86,6 +87,7 @@ pub struct DriverHandle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) status: Arc<Mutex<Status>>,
     pub(super) ended: watch::Receiver<Option<Ended>>,
+    pub(super) cut: CancellationToken,
 }
 
 impl DriverHandle {
@@ -117,6 +119,11 @@ impl DriverHandle {
     pub async fn stop(&self, within: Duration) -> Ended {
         self.send(Command::Drain { within }).await;
         self.ended().await
+    }
+
+    /// Ends the driver now, as a crash would: handlers are aborted, nothing is settled. What it held comes again.
+    pub(crate) fn cut(&self) {
+        self.cut.cancel();
     }
 
     /// Waits until the driver has ended.

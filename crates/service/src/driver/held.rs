@@ -6,7 +6,7 @@ use bytes::Bytes;
 use postrider_core::carriage::Raw;
 use postrider_core::clock::Timestamp;
 use postrider_core::envelope::{Envelope, Outgoing};
-use postrider_core::failure::{FailureId, FailureRecord};
+use postrider_core::failure::{FailureRecord, RedriveToken};
 use postrider_core::settle::LeaseToken;
 use postrider_core::source::ShardEpoch;
 use postrider_kernel::Slot;
@@ -24,8 +24,8 @@ pub(super) enum From {
 }
 
 pub(super) struct Redrive {
-    pub(super) id: FailureId,
-    pub(super) generation: u64,
+    /// `None`: it is in a call of the failure store, or was consumed.
+    pub(super) token: Option<RedriveToken>,
     pub(super) record: FailureRecord,
 }
 
@@ -90,14 +90,40 @@ impl Held {
             *token = Some(back);
         }
     }
+
+    pub(super) fn take_redrive_token(&mut self) -> Option<RedriveToken> {
+        match &mut self.from {
+            From::Redrive(redrive) => redrive.token.take(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn put_redrive_token(&mut self, back: RedriveToken) {
+        if let From::Redrive(redrive) = &mut self.from {
+            redrive.token = Some(back);
+        }
+    }
 }
 
-/// The held messages by slot.
+/// The held messages by slot. Where it is dropped with messages in it, their fences are broken first: whatever still runs for them commits nothing.
 #[derive(Default)]
 pub(super) struct Slab {
     slots: Vec<Option<Held>>,
     free: Vec<u32>,
     len: u32,
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        for delivery in self
+            .slots
+            .iter()
+            .flatten()
+            .filter_map(|h| h.delivery.as_ref())
+        {
+            delivery.inner.fence.break_off();
+        }
+    }
 }
 
 impl Slab {

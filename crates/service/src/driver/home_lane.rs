@@ -16,7 +16,7 @@ use postrider_core::name::SubscriptionId;
 use postrider_core::settle::Settle;
 use postrider_kernel::{Input, Slot};
 
-use super::calls::{HomeAnswer, Returned, backoff};
+use super::calls::{HomeAnswer, HomeReturned, Returned, backoff};
 use super::engine_lane::is_lost;
 use super::held::{From, Held};
 use super::run::{Alarm, Driver};
@@ -203,24 +203,26 @@ impl Driver {
         };
         self.home.calling = true;
         self.calls.push(Box::pin(async move {
-            let answer = call(&*failures, &id, member, said, token).await;
-            Returned::Home(Box::new(work), answer)
+            Returned::Home(Box::new(match (&work, token) {
+                (HomeWork::Finish { slot, outcome }, Some(token)) => {
+                    let finished = failures.finish(&id, token, outcome.clone()).await;
+                    HomeReturned::finished(*slot, finished, work)
+                }
+                _ => HomeReturned {
+                    answer: call(&*failures, &id, member, said).await,
+                    token: None,
+                    work,
+                },
+            }))
         }));
     }
 
-    /// A claim is finished with the token that it gave. A failed finish consumes the token without giving it back, so that a second try makes it again from
-    /// its two numbers.
-    fn redrive_token(&self, work: &HomeWork) -> Option<RedriveToken> {
+    /// A claim is finished with the token that it gave.
+    fn redrive_token(&mut self, work: &HomeWork) -> Option<RedriveToken> {
         let HomeWork::Finish { slot, .. } = work else {
             return None;
         };
-        match &self.slab.get(*slot)?.from {
-            From::Redrive(redrive) => Some(RedriveToken {
-                id: redrive.id,
-                generation: redrive.generation,
-            }),
-            _ => None,
-        }
+        self.slab.get_mut(*slot)?.take_redrive_token()
     }
 
     fn slots_of(&self, work: &HomeWork) -> Vec<Slot> {
@@ -231,8 +233,18 @@ impl Driver {
         }
     }
 
-    pub(super) fn home_answered(&mut self, work: HomeWork, answer: Result<HomeAnswer, Fault>) {
+    pub(super) fn home_answered(&mut self, returned: HomeReturned) {
+        let HomeReturned {
+            work,
+            answer,
+            token,
+        } = returned;
         self.home.calling = false;
+        if let Some((slot, token)) = token
+            && let Some(held) = self.slab.get_mut(slot)
+        {
+            held.put_redrive_token(token);
+        }
         let slots = self.slots_of(&work);
         slots.iter().for_each(|slot| self.slab.call_back(*slot));
         match answer {
@@ -359,7 +371,6 @@ async fn call(
     id: &SubscriptionId,
     member: InstanceId,
     work: HomeWork,
-    token: Option<RedriveToken>,
 ) -> Result<HomeAnswer, Fault> {
     match work {
         HomeWork::Keep { draft, park, .. } => {
@@ -373,12 +384,8 @@ async fn call(
             failures.park(id, key, drafts).await?;
             Ok(HomeAnswer::Kept)
         }
-        HomeWork::Finish { outcome, .. } => match token {
-            Some(token) => Ok(HomeAnswer::Finished(
-                failures.finish(id, token, outcome).await?,
-            )),
-            None => Ok(HomeAnswer::Kept),
-        },
+        // Without a token there is nothing to finish.
+        HomeWork::Finish { .. } => Ok(HomeAnswer::Kept),
         HomeWork::Claim(room) => Ok(HomeAnswer::Claimed(failures.claim(id, member, room).await?)),
         HomeWork::Note(state) => {
             failures.note_crash_state(id, state).await?;

@@ -141,8 +141,7 @@ impl Driver {
                 calls: 0,
                 forgotten: false,
                 from: From::Redrive(Box::new(Redrive {
-                    id: token.id,
-                    generation: token.generation,
+                    token: Some(token),
                     record,
                 })),
             };

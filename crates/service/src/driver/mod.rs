@@ -34,14 +34,19 @@ mod run;
 mod turn;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_core::failure::FailureStore;
+use postrider_core::fault::{Advice, Fault, FaultKind};
+use postrider_core::id::InstanceId;
+use postrider_core::name::SubscriptionId;
 use postrider_core::plan::Plan;
 use postrider_core::policy::Policy;
 use postrider_core::source::Source;
 use postrider_core::subscription::SubscriptionSpec;
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 pub use error::DriverError;
@@ -50,6 +55,9 @@ pub(crate) use registry::{Registry, Running};
 
 use crate::erased::Router;
 use crate::runtime::Runtime;
+
+/// How long a driver that ends waits for the failure store to take its claims back.
+const RELEASE_MAX: Duration = Duration::from_secs(4);
 
 /// An opened subscription with all that its driver needs.
 pub(crate) struct Setup {
@@ -63,7 +71,7 @@ pub(crate) struct Setup {
     pub(crate) failures: Option<Arc<dyn FailureStore>>,
     /// That is the engine's own: a failure record and the settle can be one step.
     pub(crate) failures_in_engine: bool,
-    /// For the admin API.
+    /// What it got of the engine, to be shown.
     pub(crate) plan: Option<Plan>,
 }
 
@@ -77,27 +85,48 @@ pub(crate) fn spawn(setup: Setup) -> DriverHandle {
         commands,
         status: Arc::clone(&status),
         ended,
+        cut: CancellationToken::new(),
     };
+    let cut = handle.cut.clone();
+    let (id, member) = (setup.spec.id.clone(), setup.spec.member);
+    let failures = setup.failures.clone();
+    tracing::debug!(
+        target: "postrider",
+        subscription = %id,
+        %member,
+        types = ?setup.router.types(),
+        plan = setup.plan.as_ref().map(tracing::field::display),
+        "opened"
+    );
     let registry = Arc::clone(&setup.runtime.registry);
     let running = registry.add(Running {
         id: setup.spec.id.clone(),
         member: setup.spec.member,
-        plan: setup.plan.clone(),
-        policy: setup.policy.clone(),
-        types: setup
-            .router
-            .types()
-            .into_iter()
-            .map(str::to_owned)
-            .collect(),
-        handle: handle.clone(),
         failures: setup.failures.clone().filter(|_| !setup.failures_in_engine),
+        #[cfg(all(feature = "admin", unix))]
+        shown: registry::Shown {
+            plan: setup.plan.clone(),
+            policy: setup.policy.clone(),
+            types: setup
+                .router
+                .types()
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+            handle: handle.clone(),
+        },
     });
     let span =
         tracing::info_span!(target: "postrider", parent: None, "subscription", id = %setup.spec.id);
     let task = async move {
-        let ended = run::run(setup, received, Arc::clone(&status)).await;
+        let ended = tokio::select! {
+            ended = run::run(setup, received, Arc::clone(&status)) => ended,
+            () = cut.cancelled() => dropped(&id),
+        };
         registry.remove(&running);
+        if let Some(failures) = failures {
+            release_claims(&*failures, &id, member).await;
+        }
         drop(running);
         *status.lock() = Status {
             phase: Phase::Ended,
@@ -112,6 +141,25 @@ pub(crate) fn spawn(setup: Setup) -> DriverHandle {
     };
     tokio::spawn(task.instrument(span));
     handle
+}
+
+/// The end of a driver whose service was dropped.
+fn dropped(id: &SubscriptionId) -> Ended {
+    let subscription = id.clone();
+    Ended {
+        report: DrainReport::default(),
+        error: Some(Arc::new(DriverError::Vanished { subscription })),
+    }
+}
+
+/// A drain that was given up, or a claim that came back too late, leaves records in this member's name: they go to another.
+async fn release_claims(failures: &dyn FailureStore, id: &SubscriptionId, member: InstanceId) {
+    let release = failures.release_claims(id, member);
+    let late = |_| Fault::new(FaultKind::Timeout, Advice::StopOwner, "no answer in time");
+    let released = tokio::time::timeout(RELEASE_MAX, release).await;
+    if let Err(fault) = released.map_err(late).and_then(|released| released) {
+        tracing::warn!(target: "postrider", subscription = %id, %fault, "redriven failures that were not finished come back when this process has ended");
+    }
 }
 
 #[cfg(test)]

@@ -6,10 +6,13 @@ use parking_lot::Mutex;
 use postrider_core::failure::{CrashState, FailureStore};
 use postrider_core::id::InstanceId;
 use postrider_core::name::SubscriptionId;
+#[cfg(all(feature = "admin", unix))]
 use postrider_core::plan::Plan;
+#[cfg(all(feature = "admin", unix))]
 use postrider_core::policy::Policy;
 
 use super::crash_book::CrashBook;
+#[cfg(all(feature = "admin", unix))]
 use super::handle::DriverHandle;
 use crate::relay::RelayHandle;
 
@@ -17,13 +20,20 @@ use crate::relay::RelayHandle;
 pub(crate) struct Running {
     pub(crate) id: SubscriptionId,
     pub(crate) member: InstanceId,
+    /// A failure store of its own; `None` where its failures are with the engine.
+    pub(crate) failures: Option<Arc<dyn FailureStore>>,
+    #[cfg(all(feature = "admin", unix))]
+    pub(crate) shown: Shown,
+}
+
+/// What the admin API shows of a subscription, and the handle to pause it with.
+#[cfg(all(feature = "admin", unix))]
+pub(crate) struct Shown {
     pub(crate) plan: Option<Plan>,
     pub(crate) policy: Policy,
     /// Message types that have a handler.
     pub(crate) types: Vec<String>,
     pub(crate) handle: DriverHandle,
-    /// A failure store of its own; `None` where its failures are with the engine.
-    pub(crate) failures: Option<Arc<dyn FailureStore>>,
 }
 
 /// What runs on one bus.

@@ -11,7 +11,6 @@ use postrider_core::Fut;
 use postrider_core::clock::{Entropy, Mono};
 use postrider_core::failure::{FailureStore, OpenState};
 use postrider_core::fault::{Advice, Fault};
-use postrider_core::id::InstanceId;
 use postrider_core::name::SubscriptionId;
 use postrider_core::policy::Policy;
 use postrider_core::source::{Commit, Credit, Leased, LogEvent, Settler, ShardEpoch, Source};
@@ -159,28 +158,7 @@ pub(super) async fn run(
         driver.handle_ready();
         driver.turn().await;
     }
-    let claims = (
-        driver.failures.clone(),
-        driver.spec.id.clone(),
-        driver.spec.member,
-    );
-    let ended = driver.end();
-    give_up_claims(claims).await;
-    ended
-}
-
-/// A drain that was given up, or a claim that came back too late, leaves records in this member's name.
-async fn give_up_claims(claims: (Option<Arc<dyn FailureStore>>, SubscriptionId, InstanceId)) {
-    let (Some(failures), id, member) = claims else {
-        return;
-    };
-    let gone = failures.member_gone(&id, member);
-    let fault = match tokio::time::timeout(END_GRACE, gone).await {
-        Ok(Ok(())) => return,
-        Ok(Err(fault)) => fault.to_string(),
-        Err(elapsed) => elapsed.to_string(),
-    };
-    tracing::warn!(target: "postrider", subscription = %id, fault, "what was claimed of its failures may stay claimed until the failure store is opened again");
+    driver.end()
 }
 
 /// What the failure store knew. A store that is away is waited for: without it nobody knows which keys are parked.

@@ -47,7 +47,7 @@ impl Driver {
             Returned::Extended(tokens, results) => self.extended(tokens, results),
             Returned::Published(deliveries, results) => self.publish_returned(deliveries, results),
             Returned::Committed(deliveries, result) => self.committed(deliveries, result),
-            Returned::Home(work, answer) => self.home_answered(*work, answer),
+            Returned::Home(returned) => self.home_answered(*returned),
             Returned::FailuresChanged => self.home.claim_wanted = true,
             Returned::Replied(results) => {
                 for fault in results.into_iter().filter_map(Result::err) {

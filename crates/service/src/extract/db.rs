@@ -1,10 +1,12 @@
 //! The store in the hands of an async handler: call the outside world first, then commit once.
 
+use std::any::TypeId;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use postrider_core::fault::{Fault, HandlerError, ToOutcome};
-use postrider_core::store::{CommitFailure, Seen, TxStore};
+use postrider_core::store::{ReadFailure, Seen, TxStore};
 use postrider_core::{BoxError, Fut};
 
 use super::{Context, FromDelivery, Registry, Tx, in_store};
@@ -66,30 +68,45 @@ impl<S: TxStore> Db<S> {
         self.commit(|_| ()).await
     }
 
-    /// Reads from the store before the outside world is called. What it writes is committed at once and belongs to no delivery: do not.
+    /// Reads what is committed, before the outside world is called. It costs no commit and does not wait for the store's writer; the store
+    /// refuses what would change something. What it saw may be old by the time of [`Db::commit`]: what must hold is checked there again.
+    ///
+    /// ```text
+    /// let known = db.read(move |db| db.query_row("SELECT …", [&id], |row| row.get(0))).await?;
+    /// ```
+    ///
+    /// Cancel safe. A panic of the closure is a panic of the handler.
     ///
     /// # Errors
     /// The closure's own; a store that fails is `Unavailable`.
-    pub async fn read<T, E, F>(&self, mut look: F) -> Result<T, HandlerError>
+    pub async fn read<T, E, F>(&self, look: F) -> Result<T, HandlerError>
     where
         T: std::marker::Send + 'static,
         E: ToOutcome,
-        F: for<'a, 'c> FnMut(&'a mut Tx<'c, S>) -> Result<T, E> + Send + 'static,
+        F: FnOnce(&S::Conn) -> Result<T, E> + Send + 'static,
     {
-        let slot: Arc<Mutex<Option<T>>> = Arc::default();
+        let slot: Arc<Mutex<Option<std::thread::Result<T>>>> = Arc::default();
         let put = slot.clone();
-        let result = self.store.write(Box::new(move |conn| {
-            let value = look(&mut Tx::over(conn)).map_err(ToOutcome::to_outcome)?;
-            *put.lock() = Some(value);
-            Ok(Vec::new())
+        let result = self.store.read(Box::new(move |conn| {
+            // A panic does not reach the store's thread: it goes on below, where the driver catches it.
+            let looked = catch_unwind(AssertUnwindSafe(|| look(conn)));
+            let value = looked.map(|r| r.map_err(ToOutcome::to_outcome));
+            *put.lock() = Some(match value {
+                Ok(value) => Ok(value?),
+                Err(panic) => Err(panic),
+            });
+            Ok(())
         }));
         match result.await {
-            Ok(_) => slot.lock().take().ok_or_else(|| {
-                HandlerError::Transient(BoxError::from("the store did not run the read"))
-            }),
-            Err(CommitFailure::Handler(error)) => Err(error),
-            Err(CommitFailure::Store(fault)) => Err(unavailable(fault)),
-            Err(other) => Err(HandlerError::Transient(format!("{other:?}").into())),
+            Ok(()) => match slot.lock().take() {
+                Some(Ok(value)) => Ok(value),
+                Some(Err(panic)) => resume_unwind(panic),
+                None => Err(HandlerError::Transient(BoxError::from(
+                    "the store did not run the read",
+                ))),
+            },
+            Err(ReadFailure::Handler(error)) => Err(error),
+            Err(ReadFailure::Store(fault)) => Err(unavailable(fault)),
         }
     }
 
@@ -112,7 +129,9 @@ fn unavailable(fault: Fault) -> HandlerError {
 }
 
 impl<S: TxStore> FromDelivery for Db<S> {
-    const IN_STORE: bool = true;
+    fn store() -> Option<TypeId> {
+        Some(TypeId::of::<S>())
+    }
 
     fn check(registry: &Registry) -> Result {
         registry.require_store::<S>().map(drop)

@@ -17,6 +17,7 @@ mod db;
 mod meta;
 mod tx;
 
+use std::any::TypeId;
 use std::ops::Deref;
 
 use postrider_core::Fut;
@@ -44,8 +45,11 @@ pub(crate) use tx::in_store;
     note = "a transactional handler is a plain `fn` whose second parameter is `&mut Tx<S>`"
 )]
 pub trait FromDelivery: Sized + Send + 'static {
-    /// Whether a handler that takes this commits its effects in a store.
-    const IN_STORE: bool = false;
+    /// The type of the store that a handler that takes this commits its effects in. `None`: it commits nowhere.
+    #[must_use]
+    fn store() -> Option<TypeId> {
+        None
+    }
 
     /// What this needs of the service, checked at its start: a missing state is an error then, not at the first message.
     ///

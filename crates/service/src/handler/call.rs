@@ -1,5 +1,6 @@
 //! One trait for all shapes of handlers, implemented for functions by macro.
 
+use std::any::TypeId;
 use std::future::Future;
 
 use postrider_core::fault::HandlerError;
@@ -92,7 +93,7 @@ async fn look<E: FromDelivery>(context: &Context) -> Option<Ending> {
     }
 }
 
-const fn describe<M: Message>(name: &'static str, in_store: bool) -> Description {
+fn describe<M: Message>(name: &'static str, store: Option<TypeId>) -> Description {
     Description {
         name,
         kind: M::KIND,
@@ -100,7 +101,7 @@ const fn describe<M: Message>(name: &'static str, in_store: bool) -> Description
         message_type: M::TYPE,
         version: M::VERSION,
         keyed: M::KEYED,
-        in_store,
+        store,
     }
 }
 
@@ -122,7 +123,7 @@ macro_rules! handlers {
             $($E: FromDelivery,)*
         {
             fn describe() -> Description {
-                describe::<M>(std::any::type_name::<F>(), false $(|| $E::IN_STORE)*)
+                describe::<M>(std::any::type_name::<F>(), None $(.or_else($E::store))*)
             }
 
             fn check(registry: &Registry) -> Result {
@@ -157,7 +158,7 @@ macro_rules! handlers {
             $($E: FromDelivery,)*
         {
             fn describe() -> Description {
-                describe::<M>(std::any::type_name::<F>(), true)
+                describe::<M>(std::any::type_name::<F>(), Some(TypeId::of::<S>()))
             }
 
             fn check(registry: &Registry) -> Result {

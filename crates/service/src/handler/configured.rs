@@ -295,7 +295,7 @@ where
             message_type: "",
             version: u32::MAX,
             keyed: kind == postrider_core::name::DestinationKind::Topic,
-            in_store: false,
+            store: None,
         },
         destination: parsed,
         wishes: SubscriptionWishes::default(),

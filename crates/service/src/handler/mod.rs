@@ -17,6 +17,8 @@ pub use call::Handler;
 pub(crate) use configured::SubscriptionWishes;
 pub use configured::{Configured, DeadLetter, HandlerExt, HandlerService, IntoHandler, raw};
 
+use std::any::TypeId;
+
 use postrider_core::name::DestinationKind;
 
 /// What is known of a handler before it runs.
@@ -34,8 +36,8 @@ pub struct Description {
     pub version: u32,
     /// Whether messages of the type have a key.
     pub keyed: bool,
-    /// Whether its effects are committed in a store.
-    pub in_store: bool,
+    /// The type of the store that its effects are committed in, if they are.
+    pub store: Option<TypeId>,
 }
 
 #[cfg(test)]

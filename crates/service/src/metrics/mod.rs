@@ -102,10 +102,6 @@ pub trait Recorder: Send + Sync + 'static {
 }
 
 /// Asks the engine and the stores how much waits, and sets the gauges: before they are read.
-#[cfg_attr(
-    not(feature = "admin"),
-    allow(dead_code, reason = "the admin API reads them")
-)]
 pub(crate) async fn refresh(runtime: &crate::runtime::Runtime) {
     for (service, relay) in runtime.registry.relays() {
         if let Ok(depth) = relay.depth().await {

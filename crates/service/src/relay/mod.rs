@@ -124,11 +124,16 @@ impl RelayHandle {
         self.outbox.depth().await
     }
 
+    /// Tells it to end, as [`RelayHandle::stop`] does, and does not wait.
+    pub(crate) fn leave(&self) {
+        // A full queue or a closed one both mean that it was told already.
+        let _ = self.stop.try_send(());
+    }
+
     /// Finishes the calls that are outstanding, removes what was confirmed, and ends; waits for that at most `within`. What was not
     /// published stays in the outbox for the next start. `true`: it ended in time.
     pub async fn stop(&self, within: Duration) -> bool {
-        // A full queue or a closed one both mean that it was told already.
-        let _ = self.stop.try_send(());
+        self.leave();
         let mut ended = self.ended.clone();
         tokio::time::timeout(within, async move {
             // An error means that its task is gone, which is an end too.

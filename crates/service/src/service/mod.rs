@@ -8,6 +8,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use postrider_core::capability::Durability;
 use postrider_core::code::Code;
 use postrider_core::failure::FailureStore;
 use postrider_core::store::{Store, TxStore};
@@ -41,6 +42,7 @@ pub struct Service {
     grace: Duration,
     announce: bool,
     deny_emulation: bool,
+    durability: Option<Durability>,
     faults: Vec<Error>,
 }
 
@@ -59,6 +61,7 @@ impl Service {
             grace: Self::GRACE_DEFAULT,
             announce: true,
             deny_emulation: false,
+            durability: None,
             faults: Vec::new(),
         }
     }
@@ -117,6 +120,12 @@ impl Service {
     /// Refuses to start where a need is only emulated. Default: emulation is allowed, and printed.
     pub fn deny_emulation(mut self) -> Self {
         self.deny_emulation = true;
+        self
+    }
+
+    /// Refuses to start where a confirmed publish survives less than this. Default: what the engine gives, shown in the plan.
+    pub fn durability(mut self, at_least: Durability) -> Self {
+        self.durability = Some(at_least);
         self
     }
 

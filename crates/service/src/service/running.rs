@@ -12,20 +12,48 @@ use postrider_core::store::Store;
 use tokio::time::Instant;
 
 use crate::bus::{Bus, ServiceCount};
-use crate::driver::{DriverError, DriverHandle};
+use crate::driver::{DriverError, DriverHandle, Registry};
 use crate::error::Error;
 use crate::plan::ServicePlan;
 use crate::relay::RelayHandle;
 
-/// A service that runs. Dropping it does not stop the service: [`Running::stop`] does.
-#[must_use = "stop it, or wait for its end"]
+/// A service that runs: [`Running::stop`] ends it.
+///
+/// Dropped without a stop it ends as a crash of the process would end it, and nothing goes on unseen: handlers are aborted at their next
+/// `await`, nothing that they do later is committed, nothing is settled or lost. What was held comes again, at once where the engine
+/// learns of it; what is committed in an outbox is published by the next start.
+#[must_use = "stop it, or wait for its end: dropped, it is cut off"]
 pub struct Running {
     pub(super) plan: ServicePlan,
-    pub(super) drivers: Vec<DriverHandle>,
-    pub(super) relays: Vec<RelayHandle>,
+    pub(super) drivers: Drivers,
+    pub(super) relays: Relays,
     pub(super) stores: Vec<Arc<dyn Store>>,
     pub(super) bus: Bus,
-    pub(super) count: ServiceCount,
+    pub(super) _count: ServiceCount,
+}
+
+/// Drivers that are cut off with their owner. One that was stopped before has ended, and does not notice.
+#[derive(Default)]
+pub(super) struct Drivers(pub(super) Vec<DriverHandle>);
+
+impl Drop for Drivers {
+    fn drop(&mut self) {
+        self.0.iter().for_each(DriverHandle::cut);
+    }
+}
+
+/// Relays that leave with their owner.
+pub(super) struct Relays {
+    pub(super) service: String,
+    pub(super) registry: Arc<Registry>,
+    pub(super) handles: Vec<RelayHandle>,
+}
+
+impl Drop for Relays {
+    fn drop(&mut self) {
+        self.handles.iter().for_each(RelayHandle::leave);
+        self.registry.remove_relay(&self.service);
+    }
 }
 
 /// What was left when a service stopped.
@@ -100,12 +128,12 @@ impl Running {
     /// Its subscriptions: to look at, to pause and to resume.
     #[must_use]
     pub fn subscriptions(&self) -> &[DriverHandle] {
-        &self.drivers
+        &self.drivers.0
     }
 
     /// Waits until a subscription stopped itself, and says why. Never, where all go on. Cancel safe.
     pub async fn ended(&self) -> Error {
-        let ends = self.drivers.iter().map(|driver| Box::pin(driver.ended()));
+        let ends = self.drivers.0.iter().map(|driver| Box::pin(driver.ended()));
         let mut ends: Vec<_> = ends.collect();
         while !ends.is_empty() {
             let (ended, _, rest) = select_all(ends).await;
@@ -120,7 +148,7 @@ impl Running {
     /// Takes nothing new, finishes what runs for at most `grace`, gives the rest back, publishes what is committed, and closes the
     /// service's stores.
     ///
-    /// Cancel safety: dropped, the subscriptions stop all the same, and the stores stay open.
+    /// Cancel safety: dropped, what has not stopped by then is cut off as [`Running`] says, and the stores stay open.
     pub async fn stop(self, grace: Duration) -> Left {
         Box::pin(self.stop_or_hurry(grace, std::future::pending())).await
     }
@@ -139,20 +167,18 @@ impl Running {
             Some(left) => left,
             None => self.end(Duration::ZERO).await,
         };
-        self.bus.runtime().registry.remove_relay(&self.plan.service);
         left.outbox = self.outbox().await;
         let closes = self.stores.iter().map(|store| store.close(grace));
         for fault in join_all(closes).await.into_iter().filter_map(Result::err) {
             tracing::warn!(%fault, "a store did not close cleanly");
         }
-        drop(self.count);
         left
     }
 
     /// Ends what runs. Again with a shorter time: it ends sooner.
     async fn end(&self, grace: Duration) -> Left {
         let deadline = Instant::now() + grace;
-        let ended = join_all(self.drivers.iter().map(|d| d.stop(grace))).await;
+        let ended = join_all(self.drivers.0.iter().map(|d| d.stop(grace))).await;
         let mut left = Left::default();
         for report in ended.iter().map(|e| &e.report) {
             left.cancelled += u64::from(report.cancelled);
@@ -161,7 +187,7 @@ impl Running {
         }
         self.flush(deadline).await;
         let remaining = deadline.saturating_duration_since(Instant::now());
-        join_all(self.relays.iter().map(|r| r.stop(remaining))).await;
+        join_all(self.relays.handles.iter().map(|r| r.stop(remaining))).await;
         left
     }
 
@@ -169,7 +195,7 @@ impl Running {
     async fn flush(&self, deadline: Instant) {
         while Instant::now() < deadline && self.outbox().await > 0 {
             let blocked = |r: &RelayHandle| r.status().blocked_keys + r.status().stuck_keys > 0;
-            if self.relays.iter().any(blocked) {
+            if self.relays.handles.iter().any(blocked) {
                 return;
             }
             tokio::time::sleep(FLUSH_LOOK).await;
@@ -178,7 +204,7 @@ impl Running {
 
     /// Committed messages that are not published.
     async fn outbox(&self) -> u64 {
-        let depths = join_all(self.relays.iter().map(RelayHandle::depth)).await;
+        let depths = join_all(self.relays.handles.iter().map(RelayHandle::depth)).await;
         depths.into_iter().filter_map(Result::ok).sum()
     }
 }

@@ -1,9 +1,11 @@
 //! How a service starts: check, plan, print, provision, open. Nothing is started where one of these fails.
 
+use std::any::TypeId;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use postrider_core::capability::Durability;
 use postrider_core::code::Code;
 use postrider_core::failure::FailureStore;
 use postrider_core::id::InstanceId;
@@ -15,7 +17,7 @@ use postrider_core::subscription::SubscriptionSpec;
 use postrider_core::topology::{DestinationSpec, SubscriptionNeed, Topology};
 
 use super::Service;
-use super::running::Running;
+use super::running::{Drivers, Relays, Running};
 use super::subscription::{Subscription, group};
 use crate::bus::Bus;
 use crate::context::{Host, Registry};
@@ -23,7 +25,7 @@ use crate::driver::{self, DriverHandle, Setup};
 use crate::erased::{ErasedHandler, Router, TakenTwice};
 use crate::error::{Error, Result};
 use crate::plan::{Facts, ServicePlan, SubscriptionPlan, needs};
-use crate::relay::{self, RelayHandle, RelaySetup};
+use crate::relay::{self, RelaySetup};
 
 pub(super) async fn start(service: Service, bus: &Bus) -> Result<Running> {
     if let Some(fault) = service.faults.into_iter().next() {
@@ -41,7 +43,11 @@ pub(super) async fn start(service: Service, bus: &Bus) -> Result<Running> {
         (None, Some(_)) => Some(format!("the engine ({})", bus.info().location)),
         (None, None) => None,
     };
-    let plan = plan(&name, &subscriptions, &service.registry, home, &bus);
+    let wanted = Wanted {
+        home,
+        durability: service.durability,
+    };
+    let plan = plan(&name, &subscriptions, &service.registry, &wanted, &bus);
     let plan = if service.deny_emulation {
         plan.deny_emulation()
     } else {
@@ -50,7 +56,7 @@ pub(super) async fn start(service: Service, bus: &Bus) -> Result<Running> {
     plan.check()?;
     announce(&plan, service.announce);
     provision(topology(&subscriptions), &bus).await?;
-    let stores = service.registry.stores().to_vec();
+    let stores = service.registry.stores().cloned().collect::<Vec<_>>();
     let host = Arc::new(Host {
         registry: service.registry,
         bus: bus.clone(),
@@ -68,7 +74,7 @@ pub(super) async fn start(service: Service, bus: &Bus) -> Result<Running> {
         drivers,
         relays,
         stores: service.owned,
-        count: bus.count_service(),
+        _count: bus.count_service(),
         bus,
     })
 }
@@ -83,24 +89,36 @@ fn bound_holding(subscriptions: &mut [Subscription], bus: &Bus) {
     }
 }
 
+/// What the service says of all its subscriptions.
+struct Wanted {
+    /// Where its failures live.
+    home: Option<String>,
+    durability: Option<Durability>,
+}
+
 fn plan(
     service: &Name,
     subscriptions: &[Subscription],
     registry: &Registry,
-    home: Option<String>,
+    wanted: &Wanted,
     bus: &Bus,
 ) -> ServicePlan {
-    let stores: Vec<_> = registry.stores().iter().map(|s| s.info().clone()).collect();
-    let store = stores
-        .first()
-        .map(|s| format!("{} ({})", s.product, s.location));
+    let named = |kind: TypeId| {
+        let info = registry.store_info(kind);
+        info.map(|s| format!("{} ({})", s.product, s.location))
+    };
+    let commits_in = |subscription: &Subscription| {
+        let stores = subscription.stores()?.into_iter();
+        Some(stores.filter_map(named).collect::<Vec<_>>().join(" and "))
+    };
     let one = |subscription: &Subscription| {
         let facts = Facts {
             kind: subscription.id.on.kind,
             policy: &subscription.policy,
             replays: subscription.replays,
-            store: store.clone().filter(|_| subscription.in_store()),
-            failures: home.clone(),
+            store: commits_in(subscription),
+            failures: wanted.home.clone(),
+            durability: wanted.durability.unwrap_or_else(|| bus.info().durability),
         };
         SubscriptionPlan {
             plan: Plan::of(subscription.id.clone(), needs(&facts), bus.info()),
@@ -116,7 +134,7 @@ fn plan(
         service: service.to_string(),
         engine: bus.info().clone(),
         subscriptions: subscriptions.iter().map(one).collect(),
-        stores,
+        stores: registry.stores().map(|s| s.info().clone()).collect(),
     }
 }
 
@@ -156,7 +174,7 @@ async fn provision(topology: Topology, bus: &Bus) -> Result {
 }
 
 /// Starts a relay for each store that has an outbox.
-fn relay(service: &Name, stores: &[Arc<dyn Store>], bus: &Bus) -> Vec<RelayHandle> {
+fn relay(service: &Name, stores: &[Arc<dyn Store>], bus: &Bus) -> Relays {
     let runtime = bus.runtime();
     let outboxes = stores.iter().filter_map(|store| store.outbox());
     let relays = outboxes.map(|outbox| {
@@ -172,7 +190,11 @@ fn relay(service: &Name, stores: &[Arc<dyn Store>], bus: &Bus) -> Vec<RelayHandl
         runtime.registry.add_relay(service.as_str(), relay.clone());
         relay
     });
-    relays.collect()
+    Relays {
+        handles: relays.collect(),
+        service: service.to_string(),
+        registry: runtime.registry.clone(),
+    }
 }
 
 /// Where failures of the service go.
@@ -182,18 +204,20 @@ struct Home {
 }
 
 /// Opens each subscription and starts its driver. Where one cannot be opened, those before it are stopped again.
+///
+/// Cancel safety: dropped, those that were started are cut off.
 async fn open(
     subscriptions: Vec<Subscription>,
     plan: &ServicePlan,
     host: &Arc<Host>,
     home: &Home,
-) -> Result<Vec<DriverHandle>> {
-    let mut drivers: Vec<DriverHandle> = Vec::with_capacity(subscriptions.len());
+) -> Result<Drivers> {
+    let mut drivers = Drivers::default();
     for (subscription, planned) in subscriptions.into_iter().zip(&plan.subscriptions) {
-        match open_one(subscription, planned.plan.clone(), host, home).await {
-            Ok(driver) => drivers.push(driver),
+        match open_one(subscription, planned, host, home).await {
+            Ok(driver) => drivers.0.push(driver),
             Err(error) => {
-                join_all(drivers.iter().map(|d| d.stop(Duration::ZERO))).await;
+                join_all(drivers.0.iter().map(|d| d.stop(Duration::ZERO))).await;
                 return Err(error);
             }
         }
@@ -203,7 +227,7 @@ async fn open(
 
 async fn open_one(
     subscription: Subscription,
-    plan: Plan,
+    planned: &SubscriptionPlan,
     host: &Arc<Host>,
     home: &Home,
 ) -> Result<DriverHandle> {
@@ -237,6 +261,6 @@ async fn open_one(
         source,
         failures: home.store.clone(),
         failures_in_engine: home.in_engine,
-        plan: Some(plan),
+        plan: Some(planned.plan.clone()),
     }))
 }

@@ -1,5 +1,6 @@
 //! The handlers of one destination, and the policy that they agree on.
 
+use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -25,9 +26,16 @@ pub(super) struct Subscription {
 }
 
 impl Subscription {
-    /// Whether every handler commits its effects in a store.
-    pub(super) fn in_store(&self) -> bool {
-        self.handlers.iter().all(|h| h.description.in_store)
+    /// The stores that its handlers commit their effects in, each once. `None`: one of them commits nowhere.
+    pub(super) fn stores(&self) -> Option<Vec<TypeId>> {
+        let mut stores = Vec::new();
+        for handler in &self.handlers {
+            let store = handler.description.store?;
+            if !stores.contains(&store) {
+                stores.push(store);
+            }
+        }
+        Some(stores)
     }
 
     /// The types that have a handler, sorted; `…`: all others too.

@@ -1,6 +1,6 @@
 //! A failure store in memory.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,7 +16,8 @@ use tokio::sync::Notify;
 struct Inner {
     next: u64,
     records: BTreeMap<FailureId, FailureRecord>,
-    claimed: HashSet<FailureId>,
+    claimed: HashMap<FailureId, InstanceId>,
+    generation: u64,
     audit: Vec<AuditEntry>,
     crash: CrashState,
 }
@@ -28,6 +29,8 @@ pub struct FakeFailures {
     changed: Notify,
     /// The next calls that write fail, the last first.
     pub faults: Mutex<Vec<Fault>>,
+    /// How many of the next calls of `finish` fail.
+    pub finishes_fail: Mutex<u32>,
     /// `changed` returns at once, as it may.
     pub always_changed: Mutex<bool>,
     /// Calls of `changed`.
@@ -41,6 +44,7 @@ impl FakeFailures {
             inner: Mutex::default(),
             changed: Notify::new(),
             faults: Mutex::default(),
+            finishes_fail: Mutex::default(),
             always_changed: Mutex::default(),
             looks: Mutex::default(),
         })
@@ -76,6 +80,9 @@ impl FakeFailures {
     }
     pub fn records(&self) -> Vec<FailureRecord> {
         self.inner.lock().records.values().cloned().collect()
+    }
+    pub fn claimed(&self) -> usize {
+        self.inner.lock().claimed.len()
     }
     pub fn crash(&self) -> CrashState {
         self.inner.lock().crash.clone()
@@ -290,7 +297,7 @@ impl FailureStore for FakeFailures {
     fn claim<'a>(
         &'a self,
         _: &'a SubscriptionId,
-        _: InstanceId,
+        member: InstanceId,
         room: u32,
     ) -> Fut<'a, Result<Vec<Redriven>, Fault>> {
         Box::pin(async move {
@@ -300,16 +307,18 @@ impl FailureStore for FakeFailures {
                 .records
                 .values()
                 .filter(waiting)
-                .filter(|r| !inner.claimed.contains(&r.id));
+                .filter(|r| !inner.claimed.contains_key(&r.id));
             let records: Vec<FailureRecord> = free.take(room as usize).cloned().collect();
+            inner.generation += 1;
+            let generation = inner.generation;
             let claim = |record: FailureRecord| Redriven {
                 token: RedriveToken {
                     id: record.id,
-                    generation: 1,
+                    generation,
                 },
                 record,
             };
-            inner.claimed.extend(records.iter().map(|r| r.id));
+            inner.claimed.extend(records.iter().map(|r| (r.id, member)));
             Ok(records.into_iter().map(claim).collect())
         })
     }
@@ -325,12 +334,26 @@ impl FailureStore for FakeFailures {
         _: &'a SubscriptionId,
         token: RedriveToken,
         outcome: RedriveOutcome,
-    ) -> Fut<'a, Result<KeyState, Fault>> {
+    ) -> Fut<'a, Result<KeyState, FinishError>> {
         Box::pin(async move {
-            self.fault()?;
+            let failing = self.finishes_fail.lock().checked_sub(1);
+            if let Some(left) = failing {
+                *self.finishes_fail.lock() = left;
+                let fault = super::passing();
+                return Err(FinishError { fault, token });
+            }
+            if let Err(fault) = self.fault() {
+                return Err(FinishError { fault, token });
+            }
             let mut inner = self.inner.lock();
-            inner.claimed.remove(&token.id);
-            let record = inner.records.get_mut(&token.id).ok_or_else(not_found)?;
+            if inner.claimed.remove(&token.id).is_none() {
+                let fault = Fault::new(FaultKind::LeaseLost, Advice::FixMessage, "not yours");
+                return Err(FinishError { fault, token });
+            }
+            let Some(record) = inner.records.get_mut(&token.id) else {
+                let fault = not_found();
+                return Err(FinishError { fault, token });
+            };
             let key = record.draft.key.clone();
             let parked = record.parked;
             match outcome {
@@ -358,6 +381,18 @@ impl FailureStore for FakeFailures {
             } else {
                 KeyState::Free
             })
+        })
+    }
+    fn release_claims<'a>(
+        &'a self,
+        _: &'a SubscriptionId,
+        member: InstanceId,
+    ) -> Fut<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            self.fault()?;
+            self.inner.lock().claimed.retain(|_, m| *m != member);
+            self.changed.notify_one();
+            Ok(())
         })
     }
 }

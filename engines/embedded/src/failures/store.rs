@@ -5,8 +5,8 @@ use postrider_core::Fut;
 use postrider_core::clock::Timestamp;
 use postrider_core::failure::{
     AuditEntry, Cause, CrashState, FailureDraft, FailureFacts, FailureGroup, FailureId,
-    FailureRecord, FailureStore, KeyState, OpenState, Reason, RedriveOutcome, RedriveToken,
-    Redriven, Selection,
+    FailureRecord, FailureStore, FinishError, KeyState, OpenState, Reason, RedriveOutcome,
+    RedriveToken, Redriven, Selection,
 };
 use postrider_core::fault::{Advice, Fault, FaultKind};
 use postrider_core::id::InstanceId;
@@ -312,55 +312,83 @@ impl FailureStore for EmbeddedFailures {
         subscription: &'a SubscriptionId,
         token: RedriveToken,
         outcome: RedriveOutcome,
-    ) -> Fut<'a, Result<KeyState, Fault>> {
+    ) -> Fut<'a, Result<KeyState, FinishError>> {
         Box::pin(async move {
-            let id = log::FailureId(token.id.0);
-            let lost = || settle::lease_lost(&format!("failure record {}", token.id.0));
-            let reopened = match &outcome {
-                RedriveOutcome::Failed(facts) => Some(FailureIn {
-                    group: facts.group.clone(),
-                    meta: settle::facts_to_meta(facts)?,
-                    ..FailureIn::default()
-                }),
-                RedriveOutcome::Done | RedriveOutcome::Released => None,
-            };
-            let (ticket, state) = self
-                .with(subscription, |log, sub, now| {
-                    if !self.shared.claims.lock().holds(sub, id, token.generation) {
-                        return Ok(None);
-                    }
-                    let key = log.failure_info(sub, id)?.and_then(|info| info.key);
-                    let op = match (&outcome, reopened) {
-                        (RedriveOutcome::Released, _) => None,
-                        (_, Some(failure)) => Some(FailureOp::Reopen { sub, id, failure }),
-                        (_, None) => Some(FailureOp::Resolve { sub, id }),
-                    };
-                    let ticket = match op {
-                        Some(op) => Some(log.commit(
-                            Tx {
-                                failures: vec![op],
-                                ..Tx::default()
-                            },
-                            now,
-                        )?),
-                        None => None,
-                    };
-                    self.shared.claims.lock().end(sub, id, token.generation);
-                    let parked = key.is_some_and(|key| log.is_parked(sub, &key));
-                    Ok(Some((
-                        ticket,
-                        if parked {
-                            KeyState::Parked
-                        } else {
-                            KeyState::Free
-                        },
-                    )))
-                })?
-                .ok_or_else(lost)?;
-            if let Some(ticket) = ticket {
-                self.confirmed(&ticket).await?;
-            }
-            Ok(state)
+            let finished = self.end_claim(subscription, &token, outcome).await;
+            finished.map_err(|fault| FinishError { fault, token })
         })
+    }
+
+    fn release_claims<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        member: InstanceId,
+    ) -> Fut<'a, Result<(), Fault>> {
+        Box::pin(async move {
+            let released = self.shared.stage(|log, _| {
+                if let Some(sub) = names::find_home(log, subscription) {
+                    self.shared.release_claims(sub, member);
+                }
+            });
+            released.map_err(|ended| ended.fault())
+        })
+    }
+}
+
+impl EmbeddedFailures {
+    /// Ends a claim, in the log and in memory.
+    async fn end_claim(
+        &self,
+        subscription: &SubscriptionId,
+        token: &RedriveToken,
+        outcome: RedriveOutcome,
+    ) -> Result<KeyState, Fault> {
+        let id = log::FailureId(token.id.0);
+        let lost = || settle::lease_lost(&format!("failure record {}", token.id.0));
+        let reopened = match &outcome {
+            RedriveOutcome::Failed(facts) => Some(FailureIn {
+                group: facts.group.clone(),
+                meta: settle::facts_to_meta(facts)?,
+                ..FailureIn::default()
+            }),
+            RedriveOutcome::Done | RedriveOutcome::Released => None,
+        };
+        let (ticket, state) = self
+            .with(subscription, |log, sub, now| {
+                if !self.shared.claims.lock().holds(sub, id, token.generation) {
+                    return Ok(None);
+                }
+                let key = log.failure_info(sub, id)?.and_then(|info| info.key);
+                let op = match (&outcome, reopened) {
+                    (RedriveOutcome::Released, _) => None,
+                    (_, Some(failure)) => Some(FailureOp::Reopen { sub, id, failure }),
+                    (_, None) => Some(FailureOp::Resolve { sub, id }),
+                };
+                let ticket = match op {
+                    Some(op) => Some(log.commit(
+                        Tx {
+                            failures: vec![op],
+                            ..Tx::default()
+                        },
+                        now,
+                    )?),
+                    None => None,
+                };
+                self.shared.claims.lock().end(sub, id, token.generation);
+                let parked = key.is_some_and(|key| log.is_parked(sub, &key));
+                Ok(Some((
+                    ticket,
+                    if parked {
+                        KeyState::Parked
+                    } else {
+                        KeyState::Free
+                    },
+                )))
+            })?
+            .ok_or_else(lost)?;
+        if let Some(ticket) = ticket {
+            self.confirmed(&ticket).await?;
+        }
+        Ok(state)
     }
 }

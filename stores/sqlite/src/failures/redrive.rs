@@ -13,7 +13,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows::{self, COLUMNS, cause_text, id_number};
-use crate::db::Db;
+use crate::db::{Db, find_number};
 use crate::error::Error;
 use crate::inbox::millis;
 
@@ -298,13 +298,17 @@ fn fail_again(
     Ok(())
 }
 
-/// Gives up what a member holds.
-pub(super) fn forget_member(db: &mut Db, member: InstanceId) -> Result<(), Error> {
+/// Gives up what a member holds of a subscription.
+pub(super) fn release(db: &mut Db, name: &str, member: InstanceId) -> Result<(), Error> {
+    let Some(number) = find_number(&db.conn, name)? else {
+        return Ok(());
+    };
     db.conn
-        .execute(
-            "UPDATE postrider_failure SET claim_epoch = 0 WHERE claim_epoch = ?1 AND claim_member = ?2",
-            params![db.epoch, member.0.cast_signed()],
+        .prepare_cached(
+            "UPDATE postrider_failure SET claim_epoch = 0 \
+             WHERE subscription = ?1 AND claim_epoch = ?2 AND claim_member = ?3",
         )
+        .and_then(|mut s| s.execute(params![number, db.epoch, member.0.cast_signed()]))
         .map_err(Error::sqlite("give up claims"))?;
     Ok(())
 }

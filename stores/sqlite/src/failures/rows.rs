@@ -66,6 +66,16 @@ pub(super) fn is_parked(conn: &Connection, name: &str, key: &Bytes) -> Result<bo
     .map_err(Error::sqlite("look whether a key is parked"))
 }
 
+/// Whether anybody may hold something: a claim marks its row for ever, so an answer may be too careful.
+pub(super) fn any_held(conn: &Connection, name: &str) -> Result<bool, Error> {
+    conn.prepare_cached(
+        "SELECT EXISTS(SELECT 1 FROM postrider_failure f JOIN postrider_subscription s \
+         ON s.no = f.subscription WHERE s.name = ?1 AND f.claim_epoch <> 0)",
+    )
+    .and_then(|mut s| s.query_row(params![name], |r| r.get(0)))
+    .map_err(Error::sqlite("look for claimed failures"))
+}
+
 /// The columns that [`read`] takes, with the body or an empty one.
 pub(super) const COLUMNS: &str = "id, state, parked, redrives, key, facts, raw_key, headers, body";
 const COLUMNS_NO_BODY: &str = "id, state, parked, redrives, key, facts, raw_key, headers, x''";

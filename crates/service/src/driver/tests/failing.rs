@@ -8,6 +8,7 @@ use postrider_core::failure::{Cause, FailureState, FailureStore, Reason, Selecti
 use postrider_core::fault::{Advice, Dependency, Fault, FaultKind, HandlerError};
 use postrider_core::policy::WhenExhausted;
 
+use super::super::error::DriverError;
 use super::world::*;
 use crate::delivery::Ending;
 use crate::metrics::{DEAD, DUPLICATES, EXPIRED, FAILED, REDRIVEN, RETRIED, UNHANDLED_TYPES};
@@ -125,6 +126,75 @@ async fn a_redrive_that_fails_again_waits_again_with_its_key() {
     );
     assert_eq!(records[0].draft.facts.attempts, 6);
     assert_eq!(script.handled(), Vec::<u64>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redrive_whose_end_the_store_did_not_take_is_ended_again_and_not_handled_again() {
+    let script = Script::new(&[(1, 99)]);
+    let world = World::lease(Options::default(), script.handler());
+    world.push(&[(1, "a")]);
+    world.until(|w| w.failures.records().len() == 1).await;
+    script.mend();
+    *world.failures.finishes_fail.lock() = 2;
+    let failures = &world.failures;
+    failures
+        .redrive(&world.id, Selection::All, reason())
+        .await
+        .unwrap();
+    world.until(|w| w.failures.records().is_empty()).await;
+    assert_eq!(
+        *world.failures.finishes_fail.lock(),
+        0,
+        "it was tried again"
+    );
+    assert_eq!(script.handled(), [1]);
+}
+
+/// A driver whose handler refuses the first attempt for good and never returns from the redriven one.
+async fn redriving_for_ever() -> World {
+    let calls = std::sync::atomic::AtomicU32::new(0);
+    let world = World::lease(Options::default(), move |_| {
+        let first = calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+        async move {
+            if first {
+                return permanent("no");
+            }
+            std::future::pending().await
+        }
+    });
+    world.push(&[(1, "a")]);
+    world.until(|w| w.failures.records().len() == 1).await;
+    let failures = &world.failures;
+    failures
+        .redrive(&world.id, Selection::All, reason())
+        .await
+        .unwrap();
+    world.until(|w| w.failures.claimed() == 1).await;
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_of_a_driver_that_is_cut_off_are_given_back() {
+    let world = redriving_for_ever().await;
+    world.handle.cut();
+    let ended = world.handle.ended().await;
+    assert!(matches!(
+        ended.error.as_deref(),
+        Some(DriverError::Vanished { .. })
+    ));
+    assert_eq!(world.failures.claimed(), 0);
+    assert!(world.registry.all().is_empty());
+    assert_eq!(world.handle.status().phase, super::super::Phase::Ended);
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_that_a_drain_could_not_give_back_go_with_the_driver() {
+    let world = redriving_for_ever().await;
+    // The store takes no end of a claim while the drain lasts.
+    *world.failures.finishes_fail.lock() = u32::MAX;
+    world.handle.stop(Duration::from_secs(1)).await;
+    assert_eq!(world.failures.claimed(), 0);
+    assert_eq!(world.failures.records().len(), 1, "the failure stays");
 }
 
 #[tokio::test(start_paused = true)]
