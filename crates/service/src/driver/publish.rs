@@ -21,8 +21,6 @@ use crate::failures::error_chain;
 const BATCH_MESSAGES_MAX: usize = 256;
 /// Payload bytes of one call; one delivery's effects stay together.
 const BATCH_BYTES_MAX: usize = 1 << 20;
-/// How long to wait at least where a person must act first.
-const CONFIG_WAIT: Duration = Duration::from_secs(5);
 
 /// Effects that go out in one call.
 #[derive(Default)]
@@ -237,6 +235,12 @@ impl Driver {
                 });
                 self.finished(slot, Outcome::Cancelled);
             }
+            // Nobody owns the queue, say: a person must act. Held, such deliveries would fill all slots and stop other keys; as failures they are
+            // tried again by the policy, and then set aside where they are seen.
+            Advice::FixConfig if !matches!(fault.kind, FaultKind::Unsupported(_)) => {
+                self.failed(slot, error_chain(fault), "publish");
+                self.finished(slot, Outcome::Transient);
+            }
             advice => self.hold_publish(delivery, tries, advice, fault),
         }
     }
@@ -245,7 +249,6 @@ impl Driver {
     fn hold_publish(&mut self, delivery: Effected, tries: u32, advice: Advice, fault: &Fault) {
         let least = match advice {
             Advice::Retry { after } => after,
-            Advice::FixConfig => CONFIG_WAIT,
             _ => Duration::ZERO,
         };
         let unsupported = matches!(fault.kind, FaultKind::Unsupported(_));

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use postrider_core::capability::Capability;
+use postrider_core::code::Code;
 use postrider_core::failure::Cause;
 use postrider_core::fault::{Advice, Fault, FaultKind};
 
@@ -21,6 +22,11 @@ fn times_ten(runs: &Arc<AtomicU32>) -> impl Fn(Delivery) -> std::future::Ready<E
         let n = number(&d);
         std::future::ready(Ending::Effects(vec![outgoing(n * 10, Some("out"))]))
     }
+}
+
+fn nobody_owns() -> Fault {
+    let text = "nobody owns the queue";
+    Fault::new(FaultKind::NoRoute, Advice::FixConfig, text).code(Code::PUBLISH_NO_ROUTE)
 }
 
 fn published(world: &World) -> Vec<u64> {
@@ -101,6 +107,27 @@ async fn a_message_that_the_engine_will_never_take_fails_its_delivery_alone() {
         assert_eq!(facts.cause, Cause::Permanent);
         assert!(facts.errors[0].starts_with("PR-1201"), "{facts:?}");
         assert_eq!(facts.position, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn deliveries_whose_messages_have_nowhere_to_go_free_their_slots_and_are_set_aside() {
+    for options in [Options::default(), Options::atomic()] {
+        let runs = Arc::new(AtomicU32::new(0));
+        let world = World::lease(options, times_ten(&runs));
+        world
+            .publisher
+            .refuse(|m| (number_of(m) < 1000).then(nobody_owns));
+        // More than handlers may run at once; the last one has somewhere to go.
+        let keys: Vec<(u64, String)> = (1..=70).map(|n| (n, format!("k{n}"))).collect();
+        let mut all: Vec<(u64, &str)> = keys.iter().map(|(n, key)| (*n, key.as_str())).collect();
+        all.push((100, "free"));
+        world.push(&all);
+        world.until(|w| published(w) == [1000]).await;
+        world.until(|w| w.failures.records().len() == 70).await;
+        let facts = world.failures.records().remove(0).draft.facts;
+        assert_eq!(facts.cause, Cause::RetriesExhausted);
+        assert!(facts.errors[0].starts_with("PR-1202"), "{facts:?}");
     }
 }
 
