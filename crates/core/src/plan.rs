@@ -137,10 +137,15 @@ pub struct PlanRow {
 /// What an engine gives one subscription.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Plan {
-    /// Whose plan it is.
+    /// Whose plan it is. Written as text: `inventory@topic:shop.order`.
+    #[serde(serialize_with = "as_text")]
     pub subscription: SubscriptionId,
     /// A row per need.
     pub rows: Vec<PlanRow>,
+}
+
+fn as_text<S: serde::Serializer>(id: &SubscriptionId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
 }
 
 impl Plan {

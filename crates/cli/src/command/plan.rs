@@ -31,17 +31,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result {
     Ok(Exit::Ok)
 }
 
-/// A subscription is written as its text, or as its parts.
 fn name(plan: &Value) -> String {
-    match plan.pointer("/subscription/service") {
-        None => cell(plan, "/subscription"),
-        Some(_) => format!(
-            "{}@{}:{}",
-            cell(plan, "/subscription/service"),
-            cell(plan, "/subscription/on/kind"),
-            cell(plan, "/subscription/on/name")
-        ),
-    }
+    cell(plan, "/subscription")
 }
 
 fn text(subscriptions: &Value) -> String {
