@@ -262,12 +262,22 @@ impl Kernel {
 
     /// The lost ones did not come back in time. If nothing waits behind them, they went elsewhere for good. What does wait goes back once, so that
     /// the engine says the order: it comes again behind those of the lost ones that are not settled.
+    ///
+    /// ORDER: time alone proves nothing while an answer of the engine is awaited for this key, nor to a process that slept past the time: what came
+    /// meanwhile is not heard yet. Then it waits once more.
     pub(crate) fn gap_over(&mut self, id: LaneId) {
+        let (now, wait) = (self.now, self.config.gap());
         let Some(lane) = self.lanes.get_mut(id) else {
             return;
         };
         let mut waiting: Vec<Slot> = lane.gap_slots().collect();
+        let awaits_answers = lane.messages as usize > waiting.len();
         let Some(gap) = lane.gap.as_mut() else { return };
+        if awaits_answers || now.since(gap.until) > wait / 6 {
+            gap.until = now.plus(wait);
+            self.timers.set(gap.until, Alarm::Gap(id));
+            return;
+        }
         if waiting.is_empty() {
             gap.ids.clear();
             self.advance_gap(id);
