@@ -76,6 +76,25 @@ impl Admin {
         .map(drop)
     }
 
+    /// Hands the failures of one group back to their handler.
+    ///
+    /// # Errors
+    /// As [`Admin::pause`].
+    pub(crate) async fn redrive_group(
+        &self,
+        subscription: &str,
+        group: &str,
+        reason: &str,
+    ) -> Result<()> {
+        self.call(
+            Method::POST,
+            &format!("/v1/subscriptions/{subscription}/redrive"),
+            json!({ "group": group, "reason": reason, "by": "demo" }),
+        )
+        .await
+        .map(drop)
+    }
+
     async fn call(&self, method: Method, path: &str, body: Value) -> Result<Value> {
         let failed =
             |e: String| Error::new(ADMIN_NOT_RUNNING, "the admin API does not answer").why(e);

@@ -9,7 +9,7 @@ use postrider::sqlite::Sqlite;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::input::{Order, OrderFile, made_up};
+use crate::input::{Order, OrderFile, made_up, short_hash};
 use crate::messages::PlaceOrders;
 use crate::protocol::{COMMAND_ORDERS_MAX as BATCH, Orders, Setup};
 
@@ -80,8 +80,11 @@ fn read(from: &Orders, seed: u64, placed: u64, to: &mpsc::Sender<Order>) -> crat
     match from {
         Orders::File(path) => {
             let mut file = OrderFile::open(path)?;
+            // ORDER: the first row of an id is the order. Commands overtake each other, so a later row must not be sent at all.
+            let mut seen = HashSet::new();
             while let Some(row) = file.next_row()? {
                 if let Ok(order) = row.order
+                    && seen.insert(short_hash(&order.order_id))
                     && to.blocking_send(order).is_err()
                 {
                     break;

@@ -8,8 +8,8 @@ mod scan;
 pub use made_up::made_up;
 pub use reader::{OrderFile, Row};
 pub use row::Order;
-pub(crate) use scan::publish;
 pub use scan::{Scan, scan, spool};
+pub(crate) use scan::{publish, short_hash};
 
 #[cfg(test)]
 mod tests;

@@ -110,7 +110,8 @@ pub(crate) fn publish(temporary: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn short_hash(id: &str) -> [u8; 16] {
+/// An id, short enough to keep one of every row.
+pub(crate) fn short_hash(id: &str) -> [u8; 16] {
     let mut short = [0; 16];
     for (to, from) in short.iter_mut().zip(Sha256::digest(id.as_bytes())) {
         *to = from;
