@@ -66,14 +66,8 @@ impl Admin {
     /// # Errors
     /// As [`Admin::pause`].
     pub(crate) async fn redrive_all(&self, subscription: &str) -> Result<()> {
-        let body = json!({ "all": true, "reason": "asked for in the demo", "by": "demo" });
-        self.call(
-            Method::POST,
-            &format!("/v1/subscriptions/{subscription}/redrive"),
-            body,
-        )
-        .await
-        .map(drop)
+        let all = json!({ "all": true, "reason": "asked for in the demo", "by": "demo" });
+        self.redrive(subscription, all).await
     }
 
     /// Hands the failures of one group back to their handler.
@@ -86,10 +80,15 @@ impl Admin {
         group: &str,
         reason: &str,
     ) -> Result<()> {
+        let some = json!({ "group": group, "reason": reason, "by": "demo" });
+        self.redrive(subscription, some).await
+    }
+
+    async fn redrive(&self, subscription: &str, which: Value) -> Result<()> {
         self.call(
             Method::POST,
             &format!("/v1/subscriptions/{subscription}/redrive"),
-            json!({ "group": group, "reason": reason, "by": "demo" }),
+            which,
         )
         .await
         .map(drop)
