@@ -1,0 +1,1 @@
+//! Apache Kafka as an engine: consumer groups as a log source, the idempotent producer as the publisher.

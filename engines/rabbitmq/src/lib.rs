@@ -1,0 +1,1 @@
+//! RabbitMQ as an engine: quorum queues as a lease source, publisher confirms.
