@@ -2,8 +2,7 @@
 //!
 //! What must hold: nothing reported durable is lost (after a kill: nothing reported written), frames are whole and in order, no LSN is given out
 //! twice, what can be read is what was appended. A failure prints its seed; `POSTRIDER_SEED=n cargo test -p postrider-log --test
-//! wal_simulation` runs that seed alone, `POSTRIDER_SEEDS=n` more of them.
-#![allow(clippy::unwrap_used)]
+//! simulation` runs that seed alone, `POSTRIDER_SEEDS=n` more of them.
 
 use std::sync::Arc;
 
