@@ -29,6 +29,9 @@ pub enum Capability {
     Replay,
     /// The same id published twice in a window is stored once.
     PublishDedupe,
+    /// A message that is given back is handed out again after a delay, with our count of its attempts
+    /// ([`Settle::RetryAfter`](crate::settle::Settle::RetryAfter)). Without it the kernel holds what waits for a retry.
+    DelayedRetry,
     /// Publish and settle in one atomic step.
     AtomicSettle,
     /// A failure record and the settling of its message in one atomic step.
@@ -91,6 +94,9 @@ pub struct Capabilities {
     pub delay_max: Option<Duration>,
     /// How long a message may be held in all before the engine takes it back; `None` where it is not bounded.
     pub hold_max: Option<Duration>,
+    /// How many messages of one key a member may hold before they keep other keys from coming; `None` where they never do. A key that
+    /// fills half of it is parked.
+    pub key_held_max: Option<u32>,
 }
 
 impl Capabilities {
@@ -102,6 +108,7 @@ impl Capabilities {
             message_bytes_max,
             delay_max: None,
             hold_max: None,
+            key_held_max: None,
         }
     }
 

@@ -94,6 +94,7 @@ const fn words(capability: Capability) -> &'static str {
         Capability::Expiry => "expiry",
         Capability::Replay => "replay",
         Capability::PublishDedupe => "dedupe at publish",
+        Capability::DelayedRetry => "retry after a delay in the engine",
         Capability::AtomicSettle => "publish and settle at once",
         Capability::AtomicDeadLetter => "dead letter at once",
         Capability::FailureStore => "failure store",

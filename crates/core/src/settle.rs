@@ -19,7 +19,8 @@ pub struct LeaseToken {
 pub enum Settle {
     /// Handled: it never comes back.
     Ack,
-    /// Hand it out again, not before this has passed; the attempt counts. Never used in ordered mode.
+    /// Hand it out again, not before this has passed; the attempt counts. Never used in ordered mode, and only where the engine has
+    /// `DelayedRetry`.
     RetryAfter {
         /// How long to keep it back.
         delay: Duration,

@@ -98,6 +98,13 @@ pub trait LeaseSource: Send {
 
     /// Settles and extends, also while `next` is pending.
     fn settler(&self) -> Arc<dyn Settler>;
+
+    /// Whether deliveries are lost only together: a member that loses one message of a key loses all later ones of that key that it holds with it,
+    /// and whoever gets the key next gets all of them again, in order, before any that is newer (a queue whose consumer ended). Then nothing has to
+    /// be waited for when a delivery was lost. `false`: single deliveries may be lost while later ones of the key are kept (leases with a time).
+    fn loses_together(&self) -> bool {
+        false
+    }
 }
 
 /// Settles and extends deliveries of one lease source.
@@ -120,6 +127,17 @@ pub trait Settler: Send + Sync {
         tokens: &'a [&'a LeaseToken],
         by: Duration,
     ) -> Fut<'a, Vec<Result<Mono, Fault>>>;
+
+    /// Waits until deliveries end by themselves, with their connection or their channel, and gives the generations of the tokens that ended: all
+    /// deliveries under one of them belong to others now, and their handlers must be cancelled. An engine whose leases end by time alone never says
+    /// anything here.
+    ///
+    /// ORDER: a generation MUST be said here before `next` hands over a message that was held under it again.
+    ///
+    /// Cancel safety: MUST be safe to drop; what was not returned is returned by the next call.
+    fn lost(&self) -> Fut<'_, Vec<u64>> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// One shard of a log source and the epoch of its ownership. A stale epoch is answered with `Fenced`.

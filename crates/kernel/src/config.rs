@@ -19,6 +19,11 @@ pub struct Config {
     pub failure_store: bool,
     /// The engine has dead letters of its own: a message can be set aside without a failure store, a key cannot.
     pub native_dead_letter: bool,
+    /// Deliveries are lost only together and come again in order ([`LeaseSource::loses_together`](postrider_core::source::LeaseSource::loses_together)):
+    /// nothing is waited for when one was lost.
+    pub loses_together: bool,
+    /// The engine hands out again after a delay (`DelayedRetry`). Without it, what waits for a retry is held.
+    pub delayed_retry: bool,
 }
 
 /// Parked keys that the kernel remembers at most. Above it no further key is parked: the key is held instead.
@@ -50,6 +55,8 @@ impl Config {
             done_bytes_max: 0,
             failure_store: true,
             native_dead_letter: false,
+            loses_together: false,
+            delayed_retry: true,
         }
     }
 
@@ -62,6 +69,8 @@ impl Config {
             done_bytes_max,
             failure_store: true,
             native_dead_letter: false,
+            loses_together: false,
+            delayed_retry: true,
         }
     }
 

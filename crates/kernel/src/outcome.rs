@@ -155,7 +155,7 @@ impl Kernel {
         let accepting = self.is_accepting();
         let too_long = wait > self.config.hold_wait_max() || crowded;
         let attempts = self.messages.at(slot).attempts();
-        if goes_back && (!accepting || too_long) {
+        if goes_back && self.config.delayed_retry && (!accepting || too_long) {
             self.messages.at_mut(slot).state = State::Settling(Settling::GiveBack);
             self.stop_extending(slot);
             self.out.push(Output::RetryLater {

@@ -357,6 +357,7 @@ fn info(
         C::Expiry,
         C::Replay,
         C::PublishDedupe,
+        C::DelayedRetry,
         C::AtomicSettle,
         C::AtomicDeadLetter,
         C::FailureStore,

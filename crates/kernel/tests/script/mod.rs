@@ -85,7 +85,7 @@ fn number<T: std::str::FromStr>(words: &[&str], name: &str, default: T) -> T {
 }
 
 /// `ordered=no concurrency=N window=N bytes=N lane=N hold=1h lease=30s|none times=N immediate=N base=1s max=1s when=park|continue|stop
-/// floor=N ratio=F store=no native=yes done-bytes=N seed=N`
+/// floor=N ratio=F store=no native=yes together=yes delayed-retry=no done-bytes=N seed=N`
 fn setup(words: &[&str]) -> Config {
     let mut policy = Policy {
         ordered: value(words, "ordered") != Some("no"),
@@ -130,6 +130,8 @@ fn setup(words: &[&str]) -> Config {
     };
     config.failure_store = value(words, "store") != Some("no");
     config.native_dead_letter = value(words, "native") == Some("yes");
+    config.loses_together = value(words, "together") == Some("yes");
+    config.delayed_retry = value(words, "delayed-retry") != Some("no");
     config
 }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use postrider_core::clock::Mono;
 use postrider_core::fault::{Advice, Fault, FaultKind};
 use postrider_core::settle::{LeaseToken, Settle, SettleError, SettleOp};
@@ -196,6 +197,25 @@ impl Driver {
         }
         if !not_parked.is_empty() {
             self.inputs.push_back(Input::NotParked(not_parked));
+        }
+    }
+
+    /// ORDER: before what came in is told to the kernel, so that a message that was lost and came again is not there twice.
+    pub(super) fn hear_lost(&mut self) {
+        let settler = self.settler.clone();
+        let lost = settler.and_then(|settler| settler.lost().now_or_never());
+        if let Some(generations) = lost {
+            self.generations_lost(&generations);
+        }
+    }
+
+    /// What is in a call of the engine learns it from the answer.
+    pub(super) fn generations_lost(&mut self, generations: &[u64]) {
+        let lost = self.slab.leased_under(generations);
+        if !lost.is_empty() {
+            tracing::warn!(target: "postrider", subscription = %self.spec.id, deliveries = lost.len(), "deliveries ended with their connection: they come again");
+            self.metrics.leases_lost.add(lost.len() as u64);
+            self.inputs.push_back(Input::LeaseLost(lost));
         }
     }
 

@@ -148,6 +148,16 @@ impl Slab {
         held.filter(|h| !h.forgotten)
     }
 
+    /// The messages whose tokens are at hand and of one of these generations.
+    pub(super) fn leased_under(&self, generations: &[u64]) -> Vec<Slot> {
+        let is_under = |held: &Held| matches!(&held.from, From::Lease(Some(token)) if generations.contains(&token.generation));
+        let slots = (0u32..).zip(&self.slots);
+        slots
+            .filter(|(_, held)| held.as_ref().is_some_and(|h| !h.forgotten && is_under(h)))
+            .map(|(index, _)| Slot(index))
+            .collect()
+    }
+
     pub(super) fn len(&self) -> u32 {
         self.len
     }

@@ -51,6 +51,8 @@ pub(super) type HandlerEnd = Result<(Id, (Ending, Duration)), JoinError>;
 /// What wakes the driver.
 pub(super) enum Event {
     Leased(Result<Vec<Leased>, Fault>),
+    /// All deliveries of these generations ended by themselves.
+    Lost(Vec<u64>),
     Log(Result<LogEvent, Fault>),
     Handled(HandlerEnd),
     Returned(Returned),
@@ -207,7 +209,9 @@ impl Driver {
         let atomic_dead_letter = native(Capability::AtomicDeadLetter) && own_home;
         let (settler, mut config) = match &setup.source {
             Source::Lease(source) => {
-                let config = Config::lease(setup.policy.clone(), Some(setup.spec.lease));
+                let mut config = Config::lease(setup.policy.clone(), Some(setup.spec.lease));
+                config.loses_together = source.loses_together();
+                config.delayed_retry = native(Capability::DelayedRetry);
                 (Some(source.settler()), config)
             }
             Source::Log(source) => {
@@ -285,6 +289,7 @@ impl Driver {
             Some(ended) = self.handlers.join_next_with_id() => Event::Handled(ended),
             Some(returned) = self.calls.next() => Event::Returned(returned),
             () = rings(wait) => Event::Timer,
+            generations = lost(self.settler.as_deref()) => Event::Lost(generations),
             event = next(&mut self.source, room), if listens => event,
         }
     }
@@ -304,7 +309,11 @@ impl Driver {
 
     fn handle_event(&mut self, event: Event) {
         match event {
-            Event::Leased(Ok(leased)) => self.take_leased(leased),
+            Event::Leased(Ok(leased)) => {
+                self.hear_lost();
+                self.take_leased(leased);
+            }
+            Event::Lost(generations) => self.generations_lost(&generations),
             Event::Log(Ok(event)) => self.take_log_event(event),
             Event::Leased(Err(fault)) | Event::Log(Err(fault)) => self.source_failed(fault),
             Event::Handled(ended) => self.handler_ended(ended),
@@ -483,6 +492,13 @@ impl Driver {
 async fn rings(wait: Option<Duration>) {
     match wait {
         Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn lost(settler: Option<&dyn Settler>) -> Vec<u64> {
+    match settler {
+        Some(settler) => settler.lost().await,
         None => std::future::pending().await,
     }
 }

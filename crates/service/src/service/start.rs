@@ -79,8 +79,14 @@ pub(super) async fn start(service: Service, bus: &Bus) -> Result<Running> {
     })
 }
 
-/// A key is parked well before the engine takes its messages back.
+/// A key is parked well before the engine takes its messages back, and before it keeps other keys from coming.
 fn bound_holding(subscriptions: &mut [Subscription], bus: &Bus) {
+    if let Some(held) = bus.info().capabilities.key_held_max {
+        for subscription in subscriptions.iter_mut() {
+            let limits = &mut subscription.policy.limits;
+            limits.lane_messages_max = limits.lane_messages_max.min((held / 2).max(1));
+        }
+    }
     if let Some(engine) = bus.info().capabilities.hold_max {
         for subscription in subscriptions {
             let limits = &mut subscription.policy.limits;

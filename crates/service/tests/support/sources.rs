@@ -29,6 +29,8 @@ pub struct Settles {
     /// The next settle calls fail as a whole with these.
     pub faults: Mutex<Vec<Fault>>,
     pub extended: Mutex<HashMap<u64, u32>>,
+    /// Generations that ended and were not said yet.
+    pub ended: Mutex<Vec<u64>>,
     /// Where `DeadLetter` and `Park` go.
     pub failures: Mutex<Option<Arc<FakeFailures>>>,
     changed: Notify,
@@ -40,6 +42,11 @@ impl Settles {
     }
     pub fn lose(&self, position: u64) {
         self.lost.lock().insert(position);
+    }
+    /// All deliveries of the generation end by themselves.
+    pub fn end(&self, generation: u64) {
+        self.ended.lock().push(generation);
+        self.changed.notify_waiters();
     }
     pub fn is_lost(&self, position: u64) -> bool {
         self.lost.lock().contains(&position)
@@ -201,6 +208,18 @@ impl FakeSettler {
 }
 
 impl Settler for FakeSettler {
+    fn lost(&self) -> Fut<'_, Vec<u64>> {
+        Box::pin(async {
+            loop {
+                let changed = self.settles.changed.notified();
+                let ended = std::mem::take(&mut *self.settles.ended.lock());
+                if !ended.is_empty() {
+                    return ended;
+                }
+                changed.await;
+            }
+        })
+    }
     fn settle<'a>(&'a self, ops: Vec<SettleOp>) -> Fut<'a, Vec<Result<(), SettleError>>> {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(1)).await;

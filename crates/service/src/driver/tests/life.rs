@@ -62,6 +62,31 @@ async fn a_lost_lease_cancels_the_handler_and_breaks_its_fence() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_ends_cancels_its_handlers_at_once() {
+    let dropped = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&dropped);
+    let world = World::lease(Options::default(), move |_| {
+        let guard = OnDrop(Arc::clone(&flag));
+        async move {
+            let _guard = guard;
+            std::future::pending().await
+        }
+    });
+    // Leases without a time: nothing is ever extended.
+    world.push(&[(1, "a"), (2, "a"), (3, "b")]);
+    world.until(|w| w.handle.status().running == 2).await;
+    let before = world.clock.mono();
+    world.settles.end(9);
+    world.settles.end(1);
+    world.until(|w| w.handle.status().held == 0).await;
+    assert!(dropped.load(Ordering::SeqCst), "a handler goes on");
+    let took = world.clock.mono().since(before);
+    assert!(took < Duration::from_secs(1), "it took {took:?}");
+    assert!(world.settled().is_empty());
+    assert_eq!(world.count(LEASES_LOST), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_settle_that_fails_is_tried_again_while_the_delivery_is_held() {
     let script = Script::new(&[]);
     let world = World::lease(Options::default(), script.handler());
