@@ -1,0 +1,46 @@
+//! **Set-up**: three members. **Action**: 40 messages of each of 40 keys; four times on the way a member is dropped with what it has in hand, and
+//! another one starts. **Expected**: nothing is lost; per key no skip, and what comes again is a suffix.
+
+use postrider::millis;
+
+use super::{SOON, counted};
+use crate::history::{Anomaly, Repeats, handled, in_order, nothing_lost};
+use crate::member::{Stage, keys, publish};
+use crate::subject::Subject;
+use crate::verdict::Findings;
+
+const KEYS: u32 = 40;
+const PER_KEY: u32 = 40;
+const CRASHES: usize = 4;
+
+pub(super) async fn run(subject: &dyn Subject) -> Result<Findings, Anomaly> {
+    let stage = Stage::working(subject, millis(5));
+    let mut members = Vec::new();
+    for _ in 0..3 {
+        members.push(stage.start(subject, "reader").await?);
+    }
+    let keys = keys(KEYS);
+    let publisher = subject.connect().await?;
+    publish(&publisher, &keys, 0..PER_KEY).await?;
+    let all = (KEYS * PER_KEY) as usize;
+    let history = &stage.history;
+    for crash in 1..=CRASHES {
+        let due = all * crash / (CRASHES + 2);
+        history
+            .until("the next crash", SOON, |e| handled(e) >= due)
+            .await?;
+        members.remove(0).crash();
+        members.push(stage.start(subject, "reader").await?);
+    }
+    history
+        .until("the last message", SOON, |e| handled(e) == all)
+        .await?;
+    for member in members {
+        member.stop().await;
+    }
+    let events = history.events();
+    let published: Vec<_> = keys.into_iter().map(|key| (key, PER_KEY)).collect();
+    nothing_lost(&events, &published)?;
+    in_order(&events, Repeats::OfSuffix)?;
+    Ok(counted(&events).with("crashes", CRASHES as u64))
+}
