@@ -89,7 +89,10 @@ impl Visitor for Loader {
             }
             SUBSCRIPTIONS => {
                 for _ in 0..reader.count(40)? {
-                    let sub = Subscription::decode(&mut reader)?;
+                    let mut sub = Subscription::decode(&mut reader)?;
+                    sub.marks
+                        .values_mut()
+                        .for_each(|mark| mark.wait_from(self.now));
                     self.state.subs.insert(sub.id, sub);
                 }
             }

@@ -35,7 +35,6 @@ struct SubFeed<'a> {
     settled: &'a Settled,
     marks: &'a IntMap<Offset, Mark>,
     blocks: Blocks<'a>,
-    now: Now,
 }
 
 /// Reads records one by one, keeping the block of the last one at hand.
@@ -91,15 +90,7 @@ impl Feed for SubFeed<'_> {
     }
 
     fn not_before_ms(&self, offset: Offset) -> u64 {
-        let waits_ms = self
-            .marks
-            .get(&offset)
-            .map_or(0, |mark| mark.waits_ms(self.now.wall_ms));
-        if waits_ms == 0 {
-            0
-        } else {
-            self.now.mono_ms().saturating_add(waits_ms)
-        }
+        self.marks.get(&offset).map_or(0, |mark| mark.not_before_ms)
     }
 }
 
@@ -147,7 +138,6 @@ impl Log {
             settled,
             marks,
             blocks,
-            now,
         };
         let until = now.mono + lease;
         let room = Room {

@@ -322,7 +322,7 @@ impl State {
                     if !sub.settled.contains(offset) {
                         let mark = sub.marks.entry(offset).or_default();
                         mark.attempts = mark.attempts.saturating_add(1);
-                        mark.delay_ms = 0;
+                        (mark.delay_ms, mark.not_before_ms) = (0, 0);
                     }
                 }
             }
@@ -341,6 +341,7 @@ impl State {
                     let mark = sub.marks.entry(one.offset).or_default();
                     (mark.attempts, mark.returned_ms, mark.delay_ms) =
                         (one.attempts, *at_ms, one.delay_ms);
+                    mark.wait_from(now);
                     let due_ms =
                         (one.delay_ms > 0).then(|| millis(now.mono).saturating_add(one.delay_ms));
                     if let Some(dispatch) = &mut sub.dispatch {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::Error;
 use crate::codec::{Put, Reader};
 use crate::definitions::SubscriptionConfig;
-use crate::ids::{IntMap, Offset, StreamId, SubId};
+use crate::ids::{IntMap, Now, Offset, StreamId, SubId};
 use crate::view::dispatch::Dispatch;
 use crate::view::failures::Failures;
 use crate::view::settled::Settled;
@@ -19,12 +19,23 @@ pub(crate) struct Mark {
     pub(crate) returned_ms: u64,
     /// How long it must wait from then on, ms. 0: not at all.
     pub(crate) delay_ms: u64,
+    /// Until when that is in this run, monotonic ms; not stored. A clock that jumps later changes nothing.
+    pub(crate) not_before_ms: u64,
 }
 
 impl Mark {
     /// How long it must still wait, between zero and what it was, whatever the wall clock did meanwhile.
     pub(crate) fn waits_ms(&self, wall_ms: u64) -> u64 {
         self.delay_ms - wall_ms.saturating_sub(self.returned_ms).min(self.delay_ms)
+    }
+
+    /// It was returned, or is found as returned in a run that begins now.
+    pub(crate) fn wait_from(&mut self, now: Now) {
+        let waits_ms = self.waits_ms(now.wall_ms);
+        self.not_before_ms = match waits_ms {
+            0 => 0,
+            _ => now.mono_ms().saturating_add(waits_ms),
+        };
     }
 }
 
@@ -149,6 +160,7 @@ impl Subscription {
                 attempts,
                 returned_ms: reader.varint()?,
                 delay_ms: reader.varint()?,
+                not_before_ms: 0,
             };
             sub.marks.insert(offset, mark);
         }
@@ -169,6 +181,7 @@ mod tests {
             attempts: 1,
             returned_ms: 10_000,
             delay_ms: 5_000,
+            ..Mark::default()
         };
         assert_eq!(mark.waits_ms(12_000), 3_000);
         assert_eq!(mark.waits_ms(2_000), 5_000, "the clock went back");
@@ -198,6 +211,7 @@ mod tests {
                 attempts: 2,
                 returned_ms: 5,
                 delay_ms: 9,
+                not_before_ms: 0,
             },
         );
         sub.marks.insert(
@@ -206,6 +220,7 @@ mod tests {
                 attempts: 1,
                 returned_ms: 0,
                 delay_ms: 0,
+                not_before_ms: 0,
             },
         );
         sub.settle(0, 7, |_, _| {});
