@@ -194,6 +194,14 @@ impl SimDisk {
         self.state.lock().capacity = bytes;
     }
 
+    /// Bytes of all files together, as a program sees them.
+    pub fn used(&self) -> u64 {
+        let state = self.state.lock();
+        let files = state.live.names.values();
+        let files = files.filter_map(|file| state.files.get(file));
+        files.map(|content| content.live.len() as u64).sum()
+    }
+
     /// The disk as it is after the power was cut now: `seed` decides which pending writes and names survived. This disk stays as it is.
     pub fn crash(&self, seed: u64) -> SimDisk {
         let state = self.state.lock();
@@ -289,6 +297,17 @@ impl SimDisk {
                 *byte ^= 1 << (bit % 8);
             }
         });
+    }
+
+    /// Lets one bit of a file read wrong, and with a second call right again. What is written and what is durable stays as it is.
+    pub fn rot(&self, path: &str, byte: usize, bit: u8) {
+        let mut state = self.state.lock();
+        if let Some(file) = state.live.names.get(path).copied()
+            && let Some(content) = state.files.get_mut(&file)
+            && let Some(byte) = content.live.get_mut(byte)
+        {
+            *byte ^= 1 << (bit % 8);
+        }
     }
 
     /// Removes a file behind everybody's back, durably.

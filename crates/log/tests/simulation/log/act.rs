@@ -6,11 +6,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider_log::{
     Error, Expected, FailureId, FailureIn, FailureOp, FailureState, Kind, Lsn, Offset,
-    OffsetCommit, Park, Publish, RecordIn, Settle, SettleOp, Tx, pump,
+    OffsetCommit, Park, Publish, RecordIn, Settle, SettleOp, Ticket, Tx,
 };
 
 use super::model::Did;
-use super::{EVENTS, Held, KEYS, LEASE, MEMBERS, WEAK, World, key_bytes, member};
+use super::{
+    EVENTS, Held, KEYS, LEASE, MEMBERS, Record, UnderWay, WEAK, Waiting, World, key_bytes, member,
+};
+use crate::harness::tell;
+
+/// What one publish brings: stream, also these, messages with their keys.
+type Published = (usize, Vec<usize>, Vec<(u64, u64, RecordIn)>);
 
 impl World {
     /// A few records of one key each, for one stream.
@@ -72,7 +78,7 @@ impl World {
             });
             published.push((stream, also, records));
         }
-        let mut settled = BTreeSet::new();
+        let (mut settled, mut tokens) = (BTreeSet::new(), Vec::new());
         for _ in 0..self.rng.below(4) {
             if self.held.is_empty() || self.quiet {
                 break;
@@ -82,6 +88,8 @@ impl World {
             if settled.insert((held.sub, held.leased.record.offset)) {
                 let how = self.how(&held, &mut dids);
                 let (offset, token) = (held.leased.record.offset, held.leased.token);
+                tell(|| format!("   settles {offset} of sub {}: {how:?}", held.sub));
+                tokens.push((held.sub, offset, token));
                 tx.settles.push(SettleOp {
                     sub: self.subs[held.sub].id,
                     offset,
@@ -101,33 +109,18 @@ impl World {
             Ok(ticket) => ticket,
             // A lease that ended: nothing of the transaction may have happened, which the next comparison shows.
             Err(Error::LeaseLost { .. }) => {
+                tell(|| "   refused: a lease has ended".to_owned());
                 let held = std::mem::take(&mut self.held);
                 self.held = held.into_iter().filter(|held| self.is_held(held)).collect();
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
-        let mut next = before;
-        for (appended, (stream, also, records)) in ticket.appended.iter().zip(published) {
-            for (appended, (id, key, record)) in appended.iter().zip(records) {
-                assert!(!appended.duplicate);
-                assert_eq!(appended.offset, next[stream], "offsets are given in order");
-                for stream in [&[stream][..], &also].concat() {
-                    let offset = next[stream];
-                    next[stream] += 1;
-                    self.note_times(stream, offset, &record);
-                    self.did(
-                        ticket.lsn,
-                        Did::Published {
-                            stream,
-                            offset,
-                            id,
-                            key,
-                        },
-                    );
-                }
-            }
+        for (sub, offset, token) in tokens {
+            let last = self.tokens.get(&(sub, offset));
+            assert_eq!(last, Some(&token), "a lease that another one followed");
         }
+        let placed = self.note_published(&ticket, before, published);
         let mut failures = ticket.failures.iter();
         for did in dids {
             let did = match did {
@@ -148,10 +141,59 @@ impl World {
             };
             self.did(ticket.lsn, did);
         }
+        tell(|| {
+            let places: Vec<String> = placed
+                .iter()
+                .map(|(s, o, _)| format!("{o} of stream {s}"))
+                .collect();
+            format!(
+                "commits {} at {:?}: publishes [{}]",
+                ticket.lsn,
+                ticket.level,
+                places.join(", ")
+            )
+        });
+        let published = placed;
+        self.waiting.push(Waiting { ticket, published });
         settled
             .iter()
             .for_each(|(sub, offset)| self.drop_lease(*sub, *offset));
         Ok(())
+    }
+
+    /// Notes where the records of a commit went: in order, in each stream.
+    fn note_published(
+        &mut self,
+        ticket: &Ticket,
+        mut next: Vec<Offset>,
+        published: Vec<Published>,
+    ) -> Vec<(usize, Offset, u64)> {
+        let mut placed = Vec::new();
+        for (appended, (stream, also, records)) in ticket.appended.iter().zip(published) {
+            for (appended, (id, key, record)) in appended.iter().zip(records) {
+                assert!(!appended.duplicate);
+                assert_eq!(appended.offset, next[stream], "offsets are given in order");
+                for stream in [&[stream][..], &also].concat() {
+                    let offset = next[stream];
+                    next[stream] += 1;
+                    self.note_times(stream, offset, &record);
+                    placed.push((stream, offset, id));
+                    let lsn = ticket.lsn;
+                    let known = self.published.entry((stream, offset)).or_default();
+                    known.push(Record { id, key, lsn });
+                    self.did(
+                        lsn,
+                        Did::Published {
+                            stream,
+                            offset,
+                            id,
+                            key,
+                        },
+                    );
+                }
+            }
+        }
+        placed
     }
 
     /// Notes when a record is due and when it ends. What a crash took of its offset before is forgotten.
@@ -172,6 +214,7 @@ impl World {
         let id = self.streams[EVENTS].id;
         let next = self.log.lock().next_offset(id)?;
         let before = self.rng.below(next + 1);
+        tell(|| format!("lets go of events before {before}"));
         let kept = self
             .model
             .records
@@ -200,13 +243,15 @@ impl World {
         if choice == 0 {
             let count = self.rng.chance(50);
             let attempts = self.model.attempts[&(sub, offset)] - u32::from(!count);
+            let delay_ms = self.rng.below(400);
             dids.push(Did::Returned {
                 sub,
                 offset,
                 attempts,
+                waits_ms: (self.wall_ms, delay_ms),
             });
             return Settle::Return {
-                delay: Duration::from_millis(self.rng.below(400)),
+                delay: Duration::from_millis(delay_ms),
                 count,
             };
         }
@@ -247,14 +292,17 @@ impl World {
         assert!(batch.messages.len() <= messages);
         for leased in batch.messages {
             self.check_delivery(sub, who, &leased, written, durable);
-            self.did(
-                batch.lsn,
-                Did::Leased {
-                    sub,
-                    offset: leased.record.offset,
-                },
-            );
-            let attempts = self.model.attempts[&(sub, leased.record.offset)];
+            let offset = leased.record.offset;
+            tell(|| {
+                format!(
+                    "member {who} takes {offset} of sub {sub}, attempt {}",
+                    leased.attempt
+                )
+            });
+            self.did(batch.lsn, Did::Leased { sub, offset });
+            self.tokens.insert((sub, offset), leased.token);
+            self.not_before.remove(&(sub, offset));
+            let attempts = self.model.attempts[&(sub, offset)];
             assert_eq!(
                 leased.attempt, attempts,
                 "attempts are counted, also over a crash"
@@ -274,13 +322,19 @@ impl World {
         } else {
             200
         });
+        tell(|| format!("{ms} ms pass"));
         self.mono_ms += ms;
         self.wall_ms += ms;
         self.tick()
     }
 
     pub(super) fn release(&mut self) -> Result<(), Error> {
+        if self.full {
+            // Whose attempts count then is not told.
+            return Ok(());
+        }
         let who = self.rng.below(MEMBERS);
+        tell(|| format!("member {who} is gone, and gives back what it holds"));
         let now = self.now();
         // What ended by time was given back before, and counted.
         let mine = self
@@ -304,6 +358,7 @@ impl World {
                     sub,
                     offset,
                     attempts,
+                    waits_ms: (self.wall_ms, 0),
                 },
             );
         }
@@ -420,32 +475,54 @@ impl World {
                 dids.push(Did::Reader { epoch, watermark });
             }
         }
+        tell(|| format!("an operator, on sub {sub}: {dids:?}"));
         let ticket = self.log.lock().commit(tx, now)?;
         dids.into_iter().for_each(|did| self.did(ticket.lsn, did));
         Ok(())
     }
 
-    /// A commit comes while a write is under way.
-    pub(super) fn overlap(&mut self) -> Result<(), Error> {
+    /// A write is begun: it is done at once and the answer comes late, or it is done late.
+    pub(super) fn begin(&mut self) -> Result<(), Error> {
         let now = self.now();
-        let job = self.log.lock().begin(now)?;
-        let committed = self.commit();
-        if let Some(job) = job {
-            let done = job.run();
-            self.log.lock().finish(done)?;
-        }
-        committed?;
-        self.read_ends()
+        let Some(job) = self.log.lock().begin(now)? else {
+            return Ok(());
+        };
+        self.count("slow writes");
+        self.under_way = Some(if self.rng.chance(50) {
+            tell(|| "a write is begun, and hangs".to_owned());
+            UnderWay::Begun(job)
+        } else {
+            tell(|| "a write is done, and its end is not noticed yet".to_owned());
+            UnderWay::Done(job.run())
+        });
+        Ok(())
     }
 
-    pub(super) fn step_quietly(&mut self) -> Result<(), Error> {
-        let now = self.now();
-        match self.rng.below(10) {
-            0..3 => self.commit(),
-            3 => self.lease(),
-            4..6 => self.overlap(),
-            6..8 => pump::write(&self.log, now).map(drop),
-            _ => self.read_ends(),
-        }
+    pub(super) fn finish(&mut self) -> Result<(), Error> {
+        let done = match self.under_way.take() {
+            None => return Ok(()),
+            Some(UnderWay::Begun(job)) => job.run(),
+            Some(UnderWay::Done(done)) => done,
+        };
+        let progress = self.log.lock().finish(done)?;
+        tell(|| {
+            format!(
+                "the slow write is over: written up to {}, synced up to {}",
+                progress.written, progress.durable
+            )
+        });
+        Ok(())
+    }
+
+    /// The clock on the wall jumps. Whoever holds a lease still holds it.
+    pub(super) fn jump(&mut self, ms: i64) -> Result<(), Error> {
+        tell(|| format!("the clock on the wall jumps by {ms} ms"));
+        self.count("clock jumps");
+        let alive = |world: &World| world.held.iter().filter(|held| world.is_held(held)).count();
+        let before = alive(self);
+        self.wall_ms = self.wall_ms.saturating_add_signed(ms);
+        self.tick()?;
+        assert_eq!(alive(self), before, "a jump of the clock ended a lease");
+        Ok(())
     }
 }

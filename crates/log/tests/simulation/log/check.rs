@@ -1,19 +1,13 @@
 //! What must hold, and when it is looked at.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use postrider_log::{
-    Error, FailureId, Kind, Leased, Level, Log, Lsn, Offset, Settle, SettleOp, Tx, pump,
-};
+use postrider_log::{Error, FailureId, Leased, Level, Lsn, Offset};
 
-use super::model::{Did, Model};
-use super::{
-    APPEND_BYTES_MAX, EVENT_BYTES, EVENTS, LEASE, WEAK, World, key_bytes, member, options,
-};
+use super::model::Did;
+use super::{APPEND_BYTES_MAX, EVENT_BYTES, EVENTS, WEAK, Waiting, World, key_bytes};
 
 impl World {
     /// Takes over what the log settled by itself, since its time to live was over. Only of such may it settle anything.
@@ -123,11 +117,15 @@ impl World {
             ),
             "one lease at a time"
         );
-        let at = self.history.iter().find(|(_, did)| {
-            matches!(did,
-            Did::Published { stream: s, offset: o, .. } if (*s, *o) == (stream, offset))
-        });
-        let lsn = at.unwrap().0;
+        let waits = self.not_before.get(&(sub, offset));
+        assert!(
+            waits.is_none_or(|until| *until <= self.mono_ms),
+            "{offset} of sub {sub} comes before its delay is over"
+        );
+        let lsn = self.published[&(stream, offset)]
+            .last()
+            .expect("it was published")
+            .lsn;
         match self.streams[stream].level {
             Level::Fsync => assert!(lsn <= durable, "seen before it was durable"),
             Level::Os | Level::Interval(_) => assert!(lsn <= written, "seen before it was written"),
@@ -182,56 +180,11 @@ impl World {
         for record in &batch.records {
             let (id, _) = self.model.records[&(stream, record.offset)];
             assert_eq!(record.id, u128::from(id).to_le_bytes());
+            let value = record.value.as_deref().unwrap();
+            assert!(value.iter().all(|byte| *byte == id as u8), "another value");
             self.saw(stream, record.offset, id);
         }
         Ok(())
-    }
-
-    /// The process ends, and with `power` the machine: what is not synced survives in part, in any order.
-    pub(super) fn restart(&mut self, power: bool, faulty: bool) {
-        let written = self.log.lock().written();
-        let durable = self.log.lock().durable();
-        let seed = self.rng.next();
-        self.disk = if power {
-            self.disk.crash(seed)
-        } else {
-            self.disk.kill()
-        };
-        if self.rng.chance(20) {
-            self.wall_ms = self.wall_ms.saturating_sub(self.rng.below(5_000));
-        }
-        self.mono_ms = self.rng.below(1_000);
-        let options = options(&mut self.rng);
-        let (log, report) = Log::open(Arc::new(self.disk.clone()), options, self.now()).unwrap();
-        self.log = Mutex::new(log);
-        assert!(
-            report.last >= durable,
-            "confirmed up to {durable}, found up to {}",
-            report.last
-        );
-        if !power && !faulty {
-            assert!(
-                report.last >= written,
-                "written up to {written}, found up to {}",
-                report.last
-            );
-        }
-        self.held.clear();
-        self.epoch = 0;
-        self.history.retain(|(lsn, _)| *lsn <= report.last);
-        self.model = Model::default();
-        self.history
-            .iter()
-            .for_each(|(_, did)| self.model.apply(did));
-        self.absorb_expired();
-        let (first, gone) = self.first_event();
-        assert!(
-            !gone || first <= self.trimmed_max,
-            "events were lost, not trimmed"
-        );
-        self.did_trim(report.last, first);
-        self.check_minting();
-        self.compare();
     }
 
     /// What anybody saw keeps its offset for ever, also where a crash took the record.
@@ -285,6 +238,15 @@ impl World {
                 assert_eq!(failure.record.key, key_bytes(key));
                 parked.extend(key_bytes(key).filter(|_| parks));
             }
+            for key in &parked {
+                let of_sub = self.model.failures.range((n, 0)..(n + 1, 0));
+                let of_key = of_sub
+                    .filter(|(_, (_, k, parks))| *parks && key_bytes(*k).as_ref() == Some(key));
+                let of_key: Vec<u64> = of_key.map(|((_, failure), _)| *failure).collect();
+                let stored = log.failures_of_key(sub.id, key).unwrap();
+                let stored: Vec<u64> = stored.iter().map(|id| id.0).collect();
+                assert_eq!(stored, of_key, "what a key parked, in the order of failing");
+            }
             assert_eq!(
                 log.parked_keys(sub.id)
                     .unwrap()
@@ -316,63 +278,25 @@ impl World {
         assert_eq!((reader.epoch, reader.watermark), self.model.reader);
     }
 
-    /// Everything unsettled comes out, with one member and all the time in the world; then nothing is left.
-    pub(super) fn drain(&mut self) {
-        self.mono_ms += 100_000;
-        self.wall_ms += 100_000;
-        let now = self.now();
-        pump::run_until_idle(&self.log, now).unwrap();
-        self.tick().unwrap();
-        self.held.clear();
-        for sub in 0..self.subs.len() {
-            let id = self.subs[sub].id;
-            loop {
-                let batch = self
-                    .log
-                    .lock()
-                    .lease(id, member(0), 7, 1 << 20, LEASE, now)
-                    .unwrap();
-                self.absorb_expired();
-                if batch.messages.is_empty() && !batch.more {
-                    break;
-                }
-                let mut tx = Tx::default();
-                for leased in &batch.messages {
-                    let (offset, token) = (leased.record.offset, leased.token);
-                    assert!(!self.model.settled.contains(&(sub, offset)));
-                    tx.settles.push(SettleOp {
-                        sub: id,
-                        offset,
-                        token,
-                        how: Settle::Ack,
-                    });
-                    self.did(batch.lsn, Did::Settled { sub, offset });
-                }
-                self.log.lock().commit(tx, now).unwrap();
+    /// Whose commit is safe now is told so.
+    pub(super) fn watch_tickets(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        let safe = |one: &Waiting| self.log.lock().is_safe(&one.ticket);
+        let (told, waiting): (Vec<_>, Vec<_>) = waiting.into_iter().partition(safe);
+        self.waiting = waiting;
+        for Waiting { ticket, published } in told {
+            let (durable, written) = &mut self.confirmed;
+            match ticket.level {
+                Level::Fsync => *durable = ticket.lsn.max(*durable),
+                Level::Os | Level::Interval(_) => *written = ticket.lsn.max(*written),
+                Level::Memory => {}
             }
-            assert_eq!(
-                self.log.lock().subscription_info(id).unwrap().depth,
-                0,
-                "everything of sub {sub} came"
-            );
+            if ticket.level == Level::Fsync {
+                published
+                    .iter()
+                    .for_each(|(stream, offset, id)| self.saw(*stream, *offset, *id));
+            }
+            self.count("confirmed");
         }
-        self.compare();
-        for _ in 0..2 {
-            self.wall_ms += 1_000;
-            self.tick().unwrap();
-        }
-        let now = self.now();
-        for stream in self
-            .streams
-            .iter()
-            .filter(|stream| stream.kind != Kind::Events)
-        {
-            assert_eq!(
-                self.log.lock().stream_info(stream.id).unwrap().records,
-                0,
-                "settled by all, and retained for long enough: gone"
-            );
-        }
-        pump::close(&self.log, now).unwrap();
     }
 }

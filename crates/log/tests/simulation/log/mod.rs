@@ -3,8 +3,6 @@
 //! Beside the log runs a model: the list of what each frame did. After every crash the log says how far it reaches; the model is cut
 //! there, and both must agree in everything. From that follow the promises: nothing confirmed is lost, nothing settled and
 //! durable comes back, transactions are whole, a failure record and its settle are one.
-//!
-//! `POSTRIDER_SEED=n` replays one seed, `POSTRIDER_SEEDS=n` sets how many are run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,19 +10,25 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use postrider_log::disk::{Fault, SimDisk};
-use postrider_log::wal::WalOptions;
+use postrider_log::disk::SimDisk;
+use postrider_log::wal::{JobDone, WalOptions, WriteJob};
 use postrider_log::{
-    Error, Kind, Leased, Level, Limits, Log, Lsn, MemberId, Now, Offset, Options, Retention, Start,
-    StreamConfig, StreamId, SubId, SubscriptionConfig, pump,
+    Kind, LeaseToken, Leased, Level, Limits, Log, Lsn, MemberId, Now, Offset, Options, Retention,
+    Start, StreamConfig, StreamId, SubId, SubscriptionConfig, Ticket, pump,
 };
 
-use crate::rng::Rng;
+use crate::harness::rng::Rng;
+use crate::harness::{Counts, Op, fields, run};
 use model::{Did, Model};
+use story::What;
 
 mod act;
 mod check;
+mod crash;
 mod model;
+mod story;
+
+pub(crate) use story::LogSimulation;
 
 const KEYS: u64 = 4;
 const MEMBERS: u64 = 3;
@@ -38,6 +42,9 @@ const EVENT_BYTES: u64 = 5_000;
 const APPEND_BYTES_MAX: u64 = 3_500;
 /// The first stream whose records are seen before they are synced; so are those of all behind it.
 const WEAK: usize = 2;
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+/// What the clock on the wall shows at first.
+const START_MS: u64 = 1_700_000_000_000;
 
 struct Stream {
     id: StreamId,
@@ -59,7 +66,30 @@ struct Held {
     leased: Leased,
 }
 
-struct World {
+/// A write that takes its time.
+enum UnderWay {
+    /// Nothing of it was done yet.
+    Begun(WriteJob),
+    /// It is done, and the log does not know.
+    Done(JobDone),
+}
+
+/// A record that was published once.
+#[derive(Debug, Clone, Copy)]
+struct Record {
+    id: u64,
+    key: u64,
+    lsn: Lsn,
+}
+
+/// A commit whose publisher waits.
+struct Waiting {
+    ticket: Ticket,
+    /// What it published: stream, offset, message.
+    published: Vec<(usize, Offset, u64)>,
+}
+
+pub(crate) struct World {
     rng: Rng,
     disk: SimDisk,
     log: Mutex<Log>,
@@ -84,6 +114,23 @@ struct World {
     epoch: u64,
     /// Nothing in this run asks for a sync, but the reserve of offsets.
     quiet: bool,
+    /// A call of the disk fails in this run, or has failed.
+    faulty: bool,
+    /// The disk may be full.
+    full: bool,
+    /// Something failed: this process does nothing more.
+    broken: bool,
+    under_way: Option<UnderWay>,
+    waiting: Vec<Waiting>,
+    /// The last frame that somebody was told is durable, and the last that somebody was told is written.
+    confirmed: (Lsn, Lsn),
+    /// The last lease of each message in this run.
+    tokens: BTreeMap<(usize, Offset), LeaseToken>,
+    /// Not before this time of the monotonic clock.
+    not_before: BTreeMap<(usize, Offset), u64>,
+    /// All that was ever published at a place.
+    published: BTreeMap<(usize, Offset), Vec<Record>>,
+    counts: Counts,
 }
 
 fn options(rng: &mut Rng) -> Options {
@@ -118,7 +165,7 @@ impl World {
     fn new(seed: u64) -> World {
         let mut rng = Rng(seed);
         let disk = SimDisk::new(seed);
-        let now = Now::from_millis(1_000_000, 0);
+        let now = Now::from_millis(START_MS, 0);
         let (log, _) = Log::open(Arc::new(disk.clone()), options(&mut rng), now).unwrap();
         let (streams, subs) = (Vec::new(), Vec::new());
         let mut world = World {
@@ -133,13 +180,23 @@ impl World {
             delayed: BTreeSet::new(),
             expiring: BTreeMap::new(),
             trimmed_max: 0,
-            wall_max_ms: 1_000_000,
+            wall_max_ms: START_MS,
             held: Vec::new(),
             next_id: 1,
-            wall_ms: 1_000_000,
+            wall_ms: START_MS,
             mono_ms: 0,
             epoch: 0,
             quiet: false,
+            faulty: false,
+            full: false,
+            broken: false,
+            under_way: None,
+            waiting: Vec::new(),
+            confirmed: (Lsn(0), Lsn(0)),
+            tokens: BTreeMap::new(),
+            not_before: BTreeMap::new(),
+            published: BTreeMap::new(),
+            counts: Counts::new(),
         };
         world.define();
         world
@@ -202,72 +259,30 @@ impl World {
         self.model.apply(&did);
         self.history.push((lsn, did));
     }
-
-    fn step(&mut self) -> Result<(), Error> {
-        if self.quiet {
-            return self.step_quietly();
-        }
-        let now = self.now();
-        match self.rng.below(20) {
-            0..6 => self.commit(),
-            6..10 => self.lease(),
-            10 => self.overlap(),
-            11..14 => pump::write(&self.log, now).map(drop),
-            14 => pump::upkeep(&self.log, now).map(drop),
-            15 => pump::step(&self.log, now).map(drop),
-            16 => self.pass_time(),
-            17 => self.operate(),
-            18 => self.read(),
-            _ if self.rng.chance(20) => self.release(),
-            _ => Ok(()),
-        }
-    }
-}
-
-fn run(seed: u64) {
-    let mut world = World::new(seed);
-    for _ in 0..1 + world.rng.below(4) {
-        let mut faulty = false;
-        world.quiet = world.rng.chance(25);
-        let ahead = world.disk.operations() + 1 + world.rng.below(120);
-        match world.rng.below(10) {
-            0..5 => world.disk.power_off_at(ahead),
-            5 => {
-                faulty = true;
-                let fault = if world.rng.chance(50) {
-                    Fault::Sync
-                } else {
-                    Fault::Write
-                };
-                world.disk.inject(fault, ahead);
-            }
-            _ => {}
-        }
-        for _ in 0..20 + world.rng.below(120) {
-            if let Err(error) = world.step() {
-                let expected = world.disk.is_off() || faulty;
-                assert!(expected, "{error}");
-                break;
-            }
-        }
-        let power = world.disk.is_off() || world.rng.chance(50);
-        world.quiet = false;
-        world.restart(power, faulty);
-    }
-    world.drain();
 }
 
 #[test]
 fn the_log_keeps_its_promises_through_random_crashes() {
-    if let Ok(seed) = std::env::var("POSTRIDER_SEED") {
-        return run(seed.parse().unwrap());
-    }
-    let seeds: u64 = std::env::var("POSTRIDER_SEEDS").map_or(500, |count| count.parse().unwrap());
-    for seed in 0..seeds {
-        let result = std::panic::catch_unwind(|| run(seed));
-        if let Err(panic) = result {
-            eprintln!("seed {seed} failed: replay it with POSTRIDER_SEED={seed}");
-            std::panic::resume_unwind(panic);
+    let counts = run::<LogSimulation>();
+    println!(
+        r#"proof: {{"name":"log_simulation","what":"the whole log against a model, on a disk and clocks that fail"{}}}"#,
+        fields(&counts)
+    );
+    if counts["seeds"] >= 500 {
+        let happens = [
+            "power cuts",
+            "kills",
+            "power cuts while opening",
+            "full disks",
+            "refused for space",
+            "clock jumps",
+            "flipped bits",
+            "flips refused at opening",
+            "slow writes",
+            "confirmed",
+        ];
+        for what in happens {
+            assert!(counts.get(what) > Some(&0), "never: {what}");
         }
     }
 }
@@ -275,20 +290,20 @@ fn the_log_keeps_its_promises_through_random_crashes() {
 /// One story, cut at each single operation of the disk.
 #[test]
 fn a_power_cut_at_every_operation_of_the_disk_keeps_the_promises() {
-    let story = |world: &mut World| -> Result<(), Error> {
-        for _ in 0..40 {
-            world.commit()?;
-            world.lease()?;
-            let now = world.now();
-            pump::step(&world.log, now)?;
-            world.operate()?;
-            world.pass_time()?;
-        }
-        Ok(())
-    };
+    let rng = &mut Rng(7);
+    let round = [
+        What::Commit,
+        What::Lease,
+        What::Step,
+        What::Operate,
+        What::PassTime,
+    ];
+    let story: Vec<Op<What>> = (0..40)
+        .flat_map(|_| round.map(|what| Op::new(what, rng)))
+        .collect();
     let mut whole = World::new(7);
     let from = whole.disk.operations();
-    story(&mut whole).unwrap();
+    story.iter().for_each(|op| whole.act(*op));
     let operations = whole.disk.operations();
     assert!(
         operations > from + 50,
@@ -297,11 +312,16 @@ fn a_power_cut_at_every_operation_of_the_disk_keeps_the_promises() {
     for operation in from + 1..=operations {
         let mut world = World::new(7);
         world.disk.power_off_at(operation);
-        assert!(
-            story(&mut world).is_err(),
-            "operation {operation} was not reached"
-        );
-        world.restart(true, false);
+        story.iter().for_each(|op| world.act(*op));
+        assert!(world.broken, "operation {operation} was not reached");
+        world.act(Op {
+            what: What::Restart,
+            seed: operation,
+        });
         world.drain();
     }
+    println!(
+        r#"proof: {{"name":"log_cut_everywhere","what":"the power cut at every operation of one story of the whole log","cuts":{}}}"#,
+        operations - from
+    );
 }

@@ -25,6 +25,8 @@ pub(super) enum Did {
         sub: usize,
         offset: Offset,
         attempts: u32,
+        /// When, on the clock on the wall, and how long it waits from then on.
+        waits_ms: (u64, u64),
     },
     Failed {
         sub: usize,
@@ -57,6 +59,8 @@ pub(super) struct Model {
     pub(super) records: BTreeMap<(usize, Offset), (u64, u64)>,
     pub(super) settled: BTreeSet<(usize, Offset)>,
     pub(super) attempts: BTreeMap<(usize, Offset), u32>,
+    /// What was returned: when, and how long it waits from then on.
+    pub(super) waits_ms: BTreeMap<(usize, Offset), (u64, u64)>,
     /// Message, key, and whether it parks the key.
     pub(super) failures: BTreeMap<(usize, u64), (u64, u64, bool)>,
     pub(super) crash: BTreeMap<usize, u64>,
@@ -79,13 +83,19 @@ impl Model {
             Did::Settled { sub, offset } => {
                 self.settled.insert((sub, offset));
                 self.attempts.remove(&(sub, offset));
+                self.waits_ms.remove(&(sub, offset));
             }
-            Did::Leased { sub, offset } => *self.attempts.entry((sub, offset)).or_default() += 1,
+            Did::Leased { sub, offset } => {
+                *self.attempts.entry((sub, offset)).or_default() += 1;
+                self.waits_ms.remove(&(sub, offset));
+            }
             Did::Returned {
                 sub,
                 offset,
                 attempts,
+                waits_ms,
             } => {
+                self.waits_ms.insert((sub, offset), waits_ms);
                 self.attempts.insert((sub, offset), attempts);
             }
             Did::Failed {

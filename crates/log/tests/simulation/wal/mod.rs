@@ -1,45 +1,24 @@
-//! The log on a simulated disk: random work, the power cut (or the process killed) at any operation, then opened again.
+//! The physical layer on a simulated disk: random work, the power cut (or the process killed) at any operation, then opened again.
 //!
 //! What must hold: nothing reported durable is lost (after a kill: nothing reported written), frames are whole and in order, no LSN is given out
-//! twice, what can be read is what was appended. A failure prints its seed; `POSTRIDER_SEED=n cargo test -p postrider-log --test
-//! simulation` runs that seed alone, `POSTRIDER_SEEDS=n` more of them.
+//! twice, what can be read is what was appended.
+
+mod story;
 
 use std::sync::Arc;
 
+use crate::harness::rng::Rng;
+use crate::harness::{Op, fields, run, tell};
 use postrider_log::Error;
 use postrider_log::disk::{Fault, SimDisk};
+use story::{What, World};
+
+pub(crate) use story::WalSimulation;
+
 use postrider_log::wal::{
-    EntryBytes, FrameRef, Location, Lsn, OpenReport, SegmentId, Sync, Visitor, Wal, WalOptions,
+    EntryBytes, FrameRef, JobDone, Location, Lsn, OpenReport, SegmentId, Sync, Visitor, Wal,
+    WalOptions,
 };
-
-/// SplitMix64.
-#[derive(Clone)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
-fn seeds(default: u64) -> Vec<u64> {
-    let number = |name: &str| {
-        std::env::var(name)
-            .ok()
-            .map(|text| text.parse::<u64>().unwrap())
-    };
-    match (number("POSTRIDER_SEED"), number("POSTRIDER_SEEDS")) {
-        (Some(seed), _) => vec![seed],
-        (None, count) => (1..=count.unwrap_or(default)).collect(),
-    }
-}
 
 fn options() -> WalOptions {
     WalOptions {
@@ -56,7 +35,7 @@ fn options() -> WalOptions {
 
 /// The bodies of one frame, made from its number.
 fn bodies(tag: u64) -> Vec<Vec<u8>> {
-    let mut random = Random(tag);
+    let mut random = Rng(tag);
     let count = 1 + random.below(3);
     let one = |_| {
         let len = match random.below(20) {
@@ -73,7 +52,7 @@ fn bodies(tag: u64) -> Vec<Vec<u8>> {
 }
 
 fn hash(bodies: &[Vec<u8>]) -> u64 {
-    let mut state = Random(bodies.len() as u64);
+    let mut state = Rng(bodies.len() as u64);
     for body in bodies {
         state.0 ^= body.len() as u64;
         for chunk in body.chunks(8) {
@@ -118,17 +97,16 @@ impl Visitor for Replay {
 
 /// All that happened to one directory, over its crashes.
 #[derive(Default, Clone)]
-struct World {
+struct Ledger {
     frames: Vec<Known>,
     tags: u64,
     minted: u64,
     written: u64,
     durable: u64,
     closed: bool,
-    recycled: u64,
 }
 
-impl World {
+impl Ledger {
     /// Opens the log and holds what it shows against what is known. `survived`: every frame up to this LSN must be there.
     fn open(&mut self, disk: &SimDisk, survived: u64) -> Result<(Wal, OpenReport), Error> {
         // An opening that fails may have taken the mark away.
@@ -136,17 +114,7 @@ impl World {
         let mut replay = Replay::default();
         let (wal, report) = Wal::open(Arc::new(disk.clone()), options(), &mut replay)?;
         let shown = replay.0;
-        assert!(
-            shown.len() <= self.frames.len(),
-            "a frame came from nowhere"
-        );
-        for (shown, known) in shown.iter().zip(&self.frames) {
-            assert_eq!(
-                *shown,
-                (known.lsn, known.hash),
-                "another frame than was appended"
-            );
-        }
+        self.check_shown(&shown);
         if let Some(lost) = self.frames.get(shown.len()) {
             assert!(
                 lost.lsn > survived,
@@ -167,6 +135,32 @@ impl World {
         self.written = report.last.0;
         self.check_reads(&wal);
         Ok((wal, report))
+    }
+
+    /// What a log shows is what was appended, from the first frame on.
+    fn check_shown(&self, shown: &[(u64, u64)]) {
+        assert!(
+            shown.len() <= self.frames.len(),
+            "a frame came from nowhere"
+        );
+        for (shown, known) in shown.iter().zip(&self.frames) {
+            assert_eq!(
+                *shown,
+                (known.lsn, known.hash),
+                "another frame than was appended"
+            );
+        }
+    }
+
+    /// What can be read is right, where a bit was flipped.
+    fn check_reads_damaged(&self, wal: &Wal) {
+        for known in &self.frames {
+            for (body, location) in bodies(known.tag).iter().zip(&known.locations) {
+                if let Ok(read) = wal.read(*location) {
+                    assert_eq!(&read[..], &body[..], "served: frame {}", known.lsn);
+                }
+            }
+        }
     }
 
     fn check_reads(&self, wal: &Wal) {
@@ -210,6 +204,11 @@ impl World {
             appended.lsn
         );
         self.minted = appended.lsn.0;
+        tell(|| {
+            let bytes: usize = bodies.iter().map(Vec::len).sum();
+            let (lsn, entries) = (appended.lsn, bodies.len());
+            format!("appends {lsn}, {entries} entries of {bytes} bytes, sync {sync:?}")
+        });
         let known = Known {
             lsn: appended.lsn.0,
             hash: hash(&bodies),
@@ -226,13 +225,23 @@ impl World {
         job: Option<postrider_log::wal::WriteJob>,
     ) -> Result<(), Error> {
         let Some(job) = job else { return Ok(()) };
-        let progress = wal.finish(job.run())?;
+        self.finished(wal, job.run())
+    }
+
+    fn finished(&mut self, wal: &mut Wal, done: JobDone) -> Result<(), Error> {
+        let progress = wal.finish(done)?;
+        tell(|| {
+            format!(
+                "written up to {}, synced up to {}",
+                progress.written, progress.durable
+            )
+        });
         self.written = progress.written.0;
         self.durable = progress.durable.0;
         Ok(())
     }
 
-    fn checkpoint(&mut self, wal: &mut Wal, random: &mut Random) -> Result<(), Error> {
+    fn checkpoint(&mut self, wal: &mut Wal, random: &mut Rng) -> Result<(), Error> {
         let upto = self
             .frames
             .iter()
@@ -242,6 +251,7 @@ impl World {
         if Lsn(upto) < wal.checkpoint_lsn() {
             return Ok(());
         }
+        tell(|| format!("a checkpoint at {}", Lsn(upto)));
         let covered = self.frames.iter().take_while(|known| known.lsn <= upto);
         let history =
             covered.flat_map(|known| [known.lsn.to_le_bytes(), known.hash.to_le_bytes()].concat());
@@ -261,54 +271,6 @@ impl World {
             .collect();
         wal.free(&freed)
     }
-
-    /// Random work until something fails or it is done.
-    fn work(&mut self, wal: &mut Wal, random: &mut Random, steps: u64) -> Result<(), Error> {
-        for _ in 0..steps {
-            match random.below(20) {
-                0..=7 => self.append(wal, Sync::Now, false).or_else(refused)?,
-                8..=9 => self
-                    .append(wal, Sync::Lazy, random.below(2) == 0)
-                    .or_else(refused)?,
-                10..=14 => {
-                    let job = wal.begin()?;
-                    if job.is_some() && random.below(3) == 0 {
-                        // Staged while the job is under way.
-                        self.append(wal, Sync::Now, false).or_else(refused)?;
-                    }
-                    self.finish(wal, job)?;
-                }
-                15 => {
-                    let job = wal.begin_sync()?;
-                    self.finish(wal, job)?;
-                }
-                16 => {
-                    let job = wal.begin_idle()?;
-                    self.finish(wal, job)?;
-                }
-                17..=18 => {
-                    if let Some(job) = wal.prepare_step() {
-                        wal.finish_prepare(job.run()).map(|_| ()).or_else(refused)?;
-                    }
-                }
-                _ => self.checkpoint(wal, random)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Opens, works, and closes if nothing fails.
-    fn live(&mut self, disk: &SimDisk, survived: u64, random: &mut Random) -> Result<(), Error> {
-        let (mut wal, _) = self.open(disk, survived)?;
-        self.work(&mut wal, random, 60)?;
-        self.check_reads(&wal);
-        if random.below(3) == 0 {
-            wal.close()?;
-            self.durable = wal.durable().0;
-            self.closed = true;
-        }
-        Ok(())
-    }
 }
 
 /// Refusals that leave the log usable.
@@ -317,46 +279,6 @@ fn refused(error: Error) -> Result<(), Error> {
         Error::Full { .. } | Error::Overloaded { .. } => Ok(()),
         error => Err(error),
     }
-}
-
-/// Three lives of one directory, each but the last ended by a crash at a random operation.
-fn run(seed: u64) -> World {
-    let mut random = Random(seed);
-    let mut disk = SimDisk::new(seed);
-    let mut world = World::default();
-    let mut survived = 0;
-    for _ in 0..4 {
-        disk.power_off_at(1 + random.below(160));
-        if random.below(8) == 0 {
-            let fault = [Fault::Write, Fault::Sync, Fault::Read][random.below(3) as usize];
-            disk.inject(fault, random.below(120));
-        }
-        let _ = world.live(&disk, survived, &mut random);
-        let killed = random.below(4) == 0;
-        if !killed {
-            // What was only written is gone, also what an earlier kill had left in the page cache.
-            world.written = world.durable;
-        }
-        survived = world.written;
-        disk = if killed {
-            disk.kill()
-        } else {
-            disk.crash(random.next())
-        };
-        world.recycled += recycled(&disk);
-    }
-    let (mut wal, _) = world
-        .open(&disk, survived)
-        .unwrap_or_else(|error| panic!("does not open: {error}"));
-    world.append(&mut wal, Sync::Now, false).unwrap();
-    wal.close().unwrap();
-    drop(wal);
-    world.closed = true;
-    let last = world.minted;
-    world
-        .open(&disk, last)
-        .unwrap_or_else(|error| panic!("does not open after a clean stop: {error}"));
-    world
 }
 
 /// How many segments are in their second use or a later one.
@@ -373,120 +295,138 @@ fn recycled(disk: &SimDisk) -> u64 {
         .count() as u64
 }
 
-/// Runs `check` and names the seed if it fails.
-fn named<T>(seed: u64, check: impl FnOnce() -> T + std::panic::UnwindSafe) -> T {
-    std::panic::catch_unwind(check).unwrap_or_else(|cause| {
-        eprintln!("failed with POSTRIDER_SEED={seed}");
-        std::panic::resume_unwind(cause)
-    })
-}
-
 #[test]
 fn acknowledged_frames_survive_power_cuts_and_kills() {
-    let seeds = seeds(500);
-    let (mut frames, mut recycled) = (0, 0);
-    for seed in &seeds {
-        // Several histories per seed: each seed is small, the directory layouts are many.
-        for variant in 0..4 {
-            let world = named(*seed, || {
-                run(seed.wrapping_mul(1_000_003).wrapping_add(variant))
-            });
-            frames += world.frames.len();
-            recycled += world.recycled;
+    let counts = run::<WalSimulation>();
+    println!(
+        r#"proof: {{"name":"wal_simulation","what":"the physical layer of the log on a disk whose power fails"{}}}"#,
+        fields(&counts)
+    );
+    let seeds = counts["seeds"];
+    if seeds >= 500 {
+        assert!(
+            counts["frames"] > seeds * 20,
+            "the workload hardly survives: {counts:?}"
+        );
+        let happens = [
+            "power cuts",
+            "kills",
+            "power cuts while opening",
+            "recycled",
+            "full disks",
+            "flipped bits",
+            "flips refused at opening",
+            "slow writes",
+        ];
+        for what in happens {
+            assert!(counts.get(what) > Some(&0), "never: {what}");
         }
     }
-    if seeds.len() >= 100 {
-        assert!(
-            frames > seeds.len() * 100,
-            "the workload hardly survives: {frames}"
-        );
-        assert!(recycled > 0, "no segment was ever recycled");
-    }
 }
 
+/// A few stories of one life, cut at each single operation of the disk, opening included.
 #[test]
 fn power_may_fail_at_every_operation() {
-    for seed in seeds(10) {
-        named(seed, || {
-            let script = |disk: &SimDisk, world: &mut World| {
-                let _ = world.live(disk, 0, &mut Random(seed));
-            };
-            let whole = SimDisk::new(seed);
-            script(&whole, &mut World::default());
-            assert!(whole.operations() > 40, "the script does too little");
-            for operation in 1..=whole.operations() {
-                let disk = SimDisk::new(seed);
-                disk.power_off_at(operation);
-                let mut world = World::default();
-                script(&disk, &mut world);
-                assert!(disk.is_off());
-                for way in 0..3 {
-                    let after = disk.crash(seed ^ (operation << 8) ^ way);
-                    let mut world = world.clone();
-                    let survived = world.durable;
-                    let opened = world.open(&after, survived);
-                    opened.unwrap_or_else(|error| {
-                        panic!("operation {operation}, way {way}: {error}")
-                    });
-                }
-            }
-        });
-    }
-}
-
-#[test]
-fn after_a_failed_sync_nothing_is_confirmed_and_nothing_confirmed_is_lost() {
-    // 1060: a marker that a failed sync had lost, before a batch that was then confirmed.
-    for seed in seeds(200).into_iter().chain([1060]) {
-        named(seed, || {
-            let mut random = Random(seed);
+    let mut cuts = 0;
+    for seed in 1..=10 {
+        let story = one_life(seed);
+        let play = |disk: &SimDisk| {
+            let mut world = World::new(disk.clone());
+            world.open(0);
+            story.iter().for_each(|op| world.act(*op));
+            world.ledger
+        };
+        let whole = SimDisk::new(seed);
+        play(&whole);
+        assert!(whole.operations() > 40, "the story does too little");
+        for operation in 1..=whole.operations() {
             let disk = SimDisk::new(seed);
-            let mut world = World::default();
-            let (mut wal, _) = world.open(&disk, 0).unwrap();
-            disk.inject(
-                if seed % 2 == 0 {
-                    Fault::Sync
-                } else {
-                    Fault::Write
-                },
-                disk.operations() + random.below(60),
-            );
-            let failed = world.work(&mut wal, &mut random, 400).unwrap_err();
-            assert!(matches!(failed, Error::Io { .. }), "{failed}");
-            assert!(wal.is_poisoned());
-            let durable = wal.durable();
-            let one = [EntryBytes {
-                kind: 1,
-                flags: 0,
-                body: &[b"more"],
-            }];
-            assert!(matches!(
-                wal.append(&one, Sync::Now),
-                Err(Error::Poisoned { .. })
-            ));
-            assert!(matches!(wal.begin(), Err(Error::Poisoned { .. })));
-            assert!(matches!(wal.begin_sync(), Err(Error::Poisoned { .. })));
-            assert!(matches!(wal.close(), Err(Error::Poisoned { .. })));
-            assert_eq!(wal.durable(), durable);
-            drop(wal);
-            // The next process sees a page cache that shows more than the disk has. What it confirms must be on the disk.
-            let mut killed = disk.kill();
-            let (mut wal, report) = world.open(&killed, durable.0).unwrap();
-            world.append(&mut wal, Sync::Now, false).unwrap();
-            let job = wal.begin().unwrap();
-            world.finish(&mut wal, job).unwrap();
-            assert!(world.durable > report.last.0);
-            killed = killed.crash(random.next());
-            let survived = world.durable;
-            world.open(&killed, survived).unwrap();
-        });
+            disk.power_off_at(operation);
+            let ledger = play(&disk);
+            assert!(disk.is_off());
+            for way in 0..3 {
+                let after = disk.crash(seed ^ (operation << 8) ^ way);
+                let (mut ledger, survived) = (ledger.clone(), ledger.durable);
+                let opened = ledger.open(&after, survived);
+                opened.unwrap_or_else(|error| {
+                    panic!("seed {seed}, operation {operation}, way {way}: {error}")
+                });
+                cuts += 1;
+            }
+        }
     }
+    println!(
+        r#"proof: {{"name":"wal_cut_everywhere","what":"the power cut at every operation of ten stories of the physical layer","cuts":{cuts}}}"#
+    );
 }
 
+/// A life without an end and without a failure.
+fn one_life(seed: u64) -> Vec<Op<What>> {
+    let mut story = Vec::new();
+    story::life(&mut Rng(seed), 60, &mut story);
+    let quiet = |op: &Op<What>| {
+        !matches!(
+            op.what,
+            What::PowerOffIn(_) | What::FailIn(..) | What::Fill(_) | What::Restart
+        )
+    };
+    story.retain(quiet);
+    story
+}
+
+/// 02 §4.4, 9: a sync (or a write) fails once; nothing is confirmed after it, nothing that was confirmed is lost, and the next start is an
+/// ordinary one. 1,000 stories, each with the failure at another operation.
 #[test]
-fn a_full_disk_refuses_publishers_first_and_recovers_unaided() {
+fn acceptance_09_after_a_failed_sync_nothing_is_confirmed_and_nothing_confirmed_is_lost() {
+    let seeds = 1_000;
+    for seed in 1..=seeds {
+        let rng = &mut Rng(seed);
+        let mut world = World::new(SimDisk::new(seed));
+        world.open(0);
+        let disk = world.disk.clone();
+        let fault = [Fault::Sync, Fault::Write][(seed % 2) as usize];
+        let ahead = rng.below(60);
+        world.act(Op::new(What::FailIn(fault, ahead), rng));
+        while !world.broken {
+            let what = story::step(rng);
+            world.act(Op::new(what, rng));
+        }
+        let (mut wal, mut ledger) = world.into_parts();
+        assert!(wal.is_poisoned(), "seed {seed}");
+        let durable = wal.durable();
+        let one = [EntryBytes {
+            kind: 1,
+            flags: 0,
+            body: &[b"more"],
+        }];
+        let appended = wal.append(&one, Sync::Now);
+        assert!(matches!(appended, Err(Error::Poisoned { .. })));
+        assert!(matches!(wal.begin(), Err(Error::Poisoned { .. })));
+        assert!(matches!(wal.begin_sync(), Err(Error::Poisoned { .. })));
+        assert!(matches!(wal.close(), Err(Error::Poisoned { .. })));
+        assert_eq!(wal.durable(), durable);
+        drop(wal);
+        // The next process sees a page cache that shows more than the disk has. What it confirms must be on the disk.
+        let killed = disk.kill();
+        let (mut wal, report) = ledger.open(&killed, durable.0).unwrap();
+        ledger.append(&mut wal, Sync::Now, false).unwrap();
+        let job = wal.begin().unwrap();
+        ledger.finish(&mut wal, job).unwrap();
+        assert!(ledger.durable > report.last.0);
+        let after = killed.crash(rng.next());
+        let survived = ledger.durable;
+        ledger.open(&after, survived).unwrap();
+    }
+    println!(
+        r#"proof: {{"name":"acceptance_09","what":"a sync or a write fails once","stories":{seeds},"confirmed_after_it":0,"lost":0}}"#
+    );
+}
+
+/// 02 §4.4, 10, physical layer: publishers are refused before the last bytes are used, what frees space goes on, and with space publishers do.
+#[test]
+fn acceptance_10_a_full_disk_refuses_publishers_first_and_recovers_unaided() {
     let disk = SimDisk::new(1);
-    let mut world = World::default();
+    let mut world = Ledger::default();
     let (mut wal, _) = world.open(&disk, 0).unwrap();
     let used: u64 = disk
         .paths()
@@ -539,7 +479,7 @@ fn a_full_disk_refuses_publishers_first_and_recovers_unaided() {
     assert_eq!(report.last, last);
 }
 
-impl World {
+impl Ledger {
     fn finish_all(&mut self, wal: &mut Wal) {
         while let Some(job) = wal.begin().unwrap() {
             wal.finish(job.run()).unwrap();
