@@ -44,6 +44,8 @@ pub enum Capability {
     ExpectedVersion,
     /// How much waits is known.
     Lag,
+    /// Everything can be copied while it runs.
+    Backup,
 }
 
 /// How an engine has an ability.

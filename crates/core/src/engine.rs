@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::Fut;
-use crate::capability::{Capabilities, Durability};
+use crate::capability::{Capabilities, Capability, Durability};
 use crate::envelope::Outgoing;
 use crate::failure::FailureStore;
-use crate::fault::Fault;
+use crate::fault::{Advice, Fault, FaultKind};
 use crate::id::{InstanceId, MessageId};
 use crate::name::{Destination, SubscriptionId};
 use crate::settle::SettleOp;
@@ -196,6 +196,19 @@ pub struct DestinationDepth {
     pub subscriptions: Vec<SubscriptionId>,
 }
 
+/// What a finished backup holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BackupReport {
+    /// The engine's number of the last change in it: everything that was confirmed when the backup was asked for, and maybe more.
+    pub last: u64,
+    /// Files in it that hold messages.
+    pub segments: u64,
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Messages and failure records in it that are still needed; each was read back from the copy.
+    pub live: u64,
+}
+
 /// Looks into an engine. Never changes what is delivered.
 pub trait Admin: Send + Sync {
     /// All topics and queues.
@@ -212,4 +225,21 @@ pub trait Admin: Send + Sync {
         &'a self,
         subscription: &'a SubscriptionId,
     ) -> Fut<'a, Result<SubscriptionDepth, Fault>>;
+
+    /// Copies everything into the directory `target`, which must be empty or not there, beside everything else that the engine does. At
+    /// return the copy is durable and was read back; `postrider log restore` brings it back. A dropped future lets the copy go on.
+    ///
+    /// # Errors
+    /// `Unsupported(Backup)`; `Config` where the target holds something or lies in the engine's own directory; `Full`, `Corrupt`. What is in the
+    /// target then is no backup: remove it.
+    fn backup<'a>(&'a self, target: &'a Path) -> Fut<'a, Result<BackupReport, Fault>> {
+        let _ = target;
+        let text = "this engine has no backup of its own: use what its makers give";
+        let fault = Fault::new(
+            FaultKind::Unsupported(Capability::Backup),
+            Advice::FixConfig,
+            text,
+        );
+        Box::pin(std::future::ready(Err(fault)))
+    }
 }

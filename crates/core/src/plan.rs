@@ -101,6 +101,7 @@ const fn words(capability: Capability) -> &'static str {
         Capability::RequestReply => "request-reply",
         Capability::ExpectedVersion => "expected version",
         Capability::Lag => "depth and lag",
+        Capability::Backup => "backup while running",
     }
 }
 

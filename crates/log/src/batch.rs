@@ -374,6 +374,11 @@ impl Block {
         })
     }
 
+    /// How many records it has.
+    pub(crate) fn count(&self) -> u32 {
+        self.positions.len() as u32
+    }
+
     /// Bytes held in memory.
     pub(crate) fn weight(&self) -> usize {
         self.bytes.len() + self.positions.len() * 4 + 96

@@ -49,6 +49,7 @@ mod error;
 mod ids;
 mod log;
 pub mod pump;
+pub mod tools;
 mod tx;
 mod view;
 pub mod wal;
@@ -69,4 +70,4 @@ pub use tx::{
 };
 pub use view::failures::{Action, Audit, FailureGroup, FailureInfo};
 pub use view::offsets::ReaderState;
-pub use wal::{Lsn, OpenReport};
+pub use wal::{BackupJob, BackupReport, Lsn, OpenReport};

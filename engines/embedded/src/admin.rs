@@ -1,12 +1,14 @@
-//! Depth and position, for people.
+//! Depth and position, for people; and the backup.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use postrider_core::Fut;
-use postrider_core::engine::{Admin, DestinationDepth, SubscriptionDepth};
+use postrider_core::engine::{Admin, BackupReport, DestinationDepth, SubscriptionDepth};
 use postrider_core::fault::{Advice, Fault, FaultKind};
 use postrider_core::name::{DestinationKind, Name, SubscriptionId};
-use postrider_log as log;
+use postrider_log::disk::FileDisk;
+use postrider_log::{self as log, Level, tools};
 
 use crate::error::fault;
 use crate::names;
@@ -15,11 +17,12 @@ use crate::shared::Shared;
 #[derive(Debug)]
 pub(crate) struct EmbeddedAdmin {
     shared: Arc<Shared>,
+    directory: Option<PathBuf>,
 }
 
 impl EmbeddedAdmin {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+    pub(crate) fn new(shared: Arc<Shared>, directory: Option<PathBuf>) -> Self {
+        Self { shared, directory }
     }
 
     fn all(&self) -> Result<Vec<DestinationDepth>, Fault> {
@@ -73,6 +76,55 @@ impl EmbeddedAdmin {
         });
         depth.map_err(|ended| ended.fault())?
     }
+
+    async fn copy(&self, target: &Path) -> Result<BackupReport, Fault> {
+        let target = std::path::absolute(target).map_err(|error| config(target, &error))?;
+        let own = self.directory.as_deref().map(std::path::absolute);
+        if let Some(Ok(own)) = own
+            && target.starts_with(&own)
+        {
+            return Err(config(
+                &target,
+                "it lies in the engine's own directory: name another",
+            ));
+        }
+        let last = self.shared.stage(|log, _| log.last());
+        let last = last.map_err(|ended| ended.fault())?;
+        // DURABILITY: what is confirmed at a weaker level than a sync is in the copy too.
+        let durable = self.shared.safe(last, Level::Fsync).await;
+        durable.map_err(|ended| ended.fault())?;
+        let job = self.shared.stage(|log, _| log.backup());
+        let job = job.map_err(|ended| ended.fault())?;
+        let job = job.map_err(|error| fault(&error))?;
+        // CANCEL: a copy that was begun is made to its end; nothing waits for it.
+        let copied = tokio::task::spawn_blocking(move || {
+            let disk = Arc::new(FileDisk::new(&target));
+            let copied = job.run(&*disk, &mut |_| {})?;
+            let verified = tools::verify_disk(disk)?;
+            let damage = verified.damage.first().map(|damage| damage.what.clone());
+            match verified.refused.or(damage) {
+                None => Ok((copied, verified.live)),
+                Some(reason) => Err(log::Error::Refused {
+                    reason: format!(
+                        "the copy cannot be read back ({reason}): remove it, try again"
+                    ),
+                }),
+            }
+        });
+        let copied = copied.await.map_err(|error| config(&"the copy", &error))?;
+        let (copied, live) = copied.map_err(|error| fault(&error))?;
+        Ok(BackupReport {
+            last: copied.last.0,
+            segments: copied.segments,
+            bytes: copied.bytes,
+            live,
+        })
+    }
+}
+
+fn config(target: &(impl std::fmt::Debug + ?Sized), why: impl std::fmt::Display) -> Fault {
+    let text = format!("no backup was made in {target:?}: {why}");
+    Fault::new(FaultKind::Config, Advice::FixConfig, text)
 }
 
 impl Admin for EmbeddedAdmin {
@@ -85,5 +137,9 @@ impl Admin for EmbeddedAdmin {
         subscription: &'a SubscriptionId,
     ) -> Fut<'a, Result<SubscriptionDepth, Fault>> {
         Box::pin(std::future::ready(self.depth_of(subscription)))
+    }
+
+    fn backup<'a>(&'a self, target: &'a Path) -> Fut<'a, Result<BackupReport, Fault>> {
+        Box::pin(self.copy(target))
     }
 }

@@ -293,7 +293,10 @@ impl Engine for Embedded {
     }
 
     fn admin(&self) -> Option<Arc<dyn Admin>> {
-        Some(Arc::new(EmbeddedAdmin::new(Arc::clone(&self.shared))))
+        Some(Arc::new(EmbeddedAdmin::new(
+            Arc::clone(&self.shared),
+            self.directory.clone(),
+        )))
     }
 
     fn directory(&self) -> Option<&Path> {
@@ -363,6 +366,7 @@ fn info(
         C::FailureStore,
         C::RequestReply,
         C::Lag,
+        C::Backup,
     ];
     let none = Capabilities::none(message_bytes_max);
     EngineInfo {

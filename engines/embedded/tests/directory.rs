@@ -412,3 +412,35 @@ async fn inboxes_of_a_process_that_died_are_swept_at_the_next_open() {
         .unwrap_err();
     assert_eq!(fault.kind, FaultKind::NoRoute);
 }
+
+#[tokio::test]
+async fn a_running_engine_is_backed_up_and_the_backup_is_brought_back() {
+    let home = tempfile::tempdir().unwrap();
+    let (data, backup, back) = (
+        home.path().join("data"),
+        home.path().join("backup"),
+        home.path().join("back"),
+    );
+    let engine = at(&data);
+    provision(&engine, &["inventory"]).await;
+    publish(&engine, (1..=5).map(|n| message("o-1", n)).collect()).await;
+    let admin = engine.admin().unwrap();
+    let inside = admin.backup(&data.join("backup")).await.unwrap_err();
+    assert_eq!(inside.kind, FaultKind::Config);
+    let report = admin.backup(&backup).await.unwrap();
+    assert!(
+        report.live >= 1 && report.bytes > 0 && report.segments >= 1,
+        "{report:?}"
+    );
+    // It goes on; what comes later is not in the copy, and the copy is not written over.
+    publish(&engine, vec![message("o-1", 6)]).await;
+    let again = admin.backup(&backup).await.unwrap_err();
+    assert!(again.to_string().contains("is not empty"), "{again}");
+    drop(engine);
+
+    postrider_log::tools::restore(&backup, &back, &mut |_| {}).unwrap();
+    let engine = at(&back);
+    let mut source = open(&engine, "inventory", 1).await;
+    let leased = source.next(ROOM).await.unwrap();
+    assert_eq!(numbers(&leased), [1, 2, 3, 4, 5]);
+}

@@ -3,8 +3,8 @@
 use super::{Growth, Log};
 use crate::ids::{Now, StreamId, SubId};
 use crate::wal::{
-    CheckpointDone, CheckpointJob, JobDone, Lsn, PrepareDone, PrepareJob, Progress, SegmentId,
-    WriteJob,
+    BackupJob, CheckpointDone, CheckpointJob, JobDone, Lsn, PrepareDone, PrepareJob, Progress,
+    SegmentId, WriteJob,
 };
 use crate::{Error, checkpoint};
 
@@ -219,6 +219,15 @@ impl Log {
         if self.capture.is_none() && self.wal.last() > self.wal.checkpoint_lsn() {
             self.capture(now);
         }
+    }
+
+    /// A copy of everything that is durable now, to be made without the lock; see [`BackupJob`]. For a copy of all that was
+    /// confirmed, call it when that is durable.
+    ///
+    /// # Errors
+    /// As [`Wal::backup`](crate::wal::Wal::backup).
+    pub fn backup(&self) -> Result<BackupJob, Error> {
+        self.wal.backup()
     }
 
     /// Closes the log in order: everything staged is written and synced, and the next open need not search for a torn tail. Waits

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::Error;
 use crate::batch::Table;
 use crate::codec::Reader;
-use crate::entry::{Ddl, Entry};
+use crate::entry::{Ddl, Entry, kind};
 use crate::ids::{FailureId, IntMap, Now, Offset, StreamId, SubId, millis};
 use crate::view::failures::{Action, Audit, NewFailure};
 use crate::view::offsets::ReaderState;
@@ -654,6 +654,18 @@ impl State {
                 self.todo.trim.push(stream.id);
             }
         }
+    }
+
+    /// Every entry whose bytes are still needed: its kind, and where it is. One that several streams share comes once for each.
+    pub(crate) fn live(&self) -> impl Iterator<Item = (u8, Location)> + '_ {
+        let runs = self.streams.values().flat_map(Stream::batches);
+        let records = self.subs.values().filter_map(|sub| sub.failures.as_ref());
+        let pieces = records.flat_map(|failures| failures.all_pieces());
+        let pieces = pieces.flat_map(|pieces| {
+            let meta = pieces.meta.map(|meta| (kind::REOPEN, meta));
+            [Some((kind::FAILURE, pieces.payload)), meta]
+        });
+        runs.map(|run| (kind::DATA, run.at)).chain(pieces.flatten())
     }
 
     /// Counts what a checkpoint leaves out: what is pending, how deep subscriptions are, which segments are needed.

@@ -245,6 +245,10 @@ impl Failures {
         self.audit.iter()
     }
 
+    pub(crate) fn all_pieces(&self) -> impl Iterator<Item = Pieces> + '_ {
+        self.heads.values().map(|head| head.pieces)
+    }
+
     pub(crate) fn segments(&self) -> impl Iterator<Item = SegmentId> + '_ {
         self.heads
             .values()

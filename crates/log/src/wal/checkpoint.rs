@@ -14,7 +14,7 @@ use super::format::{Unreadable, VERSION, u16_at, u32_at, u64_at};
 use super::manifest::{CheckpointEntry, ManifestStore, write_atomically};
 use super::state::Wal;
 use crate::Error;
-use crate::disk::{Disk, OpenMode};
+use crate::disk::{Disk, DiskFile, OpenMode};
 
 pub(super) const CHECKPOINT_DIR: &str = "ckpt";
 const MAGIC: [u8; 8] = *b"PRCHKPNT";
@@ -40,6 +40,8 @@ pub struct CheckpointJob {
 #[derive(Debug)]
 #[must_use = "segments can be freed only after the checkpoint is finished"]
 pub struct CheckpointDone {
+    /// Its number, once it is there.
+    id: u64,
     lsn: u64,
     /// Bytes of log that it covers, due again if it failed.
     since: u64,
@@ -115,6 +117,7 @@ impl Wal {
             return Err(self.fatal(error));
         }
         self.checkpoint_lsn = done.lsn;
+        self.checkpoint_id = done.id;
         Ok(())
     }
 }
@@ -122,20 +125,28 @@ impl Wal {
 impl CheckpointJob {
     /// Does it: writes the file, makes it durable, switches `CURRENT` to it, removes the one before the previous.
     pub fn run(self) -> CheckpointDone {
+        let written = self.write();
         CheckpointDone {
+            id: written.as_ref().copied().unwrap_or_default(),
             lsn: self.lsn,
             since: self.since,
-            result: self.write(),
+            result: written.map(drop),
         }
     }
 
-    fn write(&self) -> Result<(), Error> {
+    fn write(&self) -> Result<u64, Error> {
         let manifest = self.store.get();
         let entry = CheckpointEntry {
             id: manifest.next_checkpoint,
             lsn: self.lsn,
         };
-        let bytes = encode(&manifest.node, entry, &self.sections);
+        let bytes = encode(
+            &manifest.node,
+            entry,
+            self.sections
+                .iter()
+                .map(|(name, body)| (name.as_str(), body.as_slice())),
+        );
         let (name, tmp) = (path(entry.id), format!("{}.tmp", path(entry.id)));
         write_atomically(&*self.disk, &tmp, &name, CHECKPOINT_DIR, &[&bytes])?;
         let mut outdated = CheckpointEntry::default();
@@ -156,14 +167,18 @@ impl CheckpointJob {
                 _ => {}
             }
         }
-        Ok(())
+        Ok(entry.id)
     }
 }
 
-fn encode(node: &[u8; 16], entry: CheckpointEntry, sections: &[(String, Vec<u8>)]) -> Vec<u8> {
+fn encode<'a>(
+    node: &[u8; 16],
+    entry: CheckpointEntry,
+    sections: impl ExactSizeIterator<Item = (&'a str, &'a [u8])> + Clone,
+) -> Vec<u8> {
     let length = HEAD
         + sections
-            .iter()
+            .clone()
             .map(|(name, body)| SECTION + name.len() + body.len() + 4)
             .sum::<usize>();
     let mut bytes = Vec::with_capacity(length);
@@ -206,7 +221,12 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    pub(super) fn sections(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    /// The same checkpoint as a file of another directory.
+    pub(super) fn encode_for(&self, node: &[u8; 16], entry: CheckpointEntry) -> Vec<u8> {
+        encode(node, entry, self.sections())
+    }
+
+    pub(super) fn sections(&self) -> impl ExactSizeIterator<Item = (&str, &[u8])> + Clone {
         self.sections
             .iter()
             .map(|(name, body)| (name.as_str(), &self.bytes[body.clone()]))
@@ -226,19 +246,29 @@ pub(super) fn load(
         }
         opened => opened.map_err(Error::io("opening", &name))?,
     };
-    let length = file.len().map_err(Error::io("reading", &name))?;
+    load_file(&*file, node, entry, &name)
+}
+
+/// Reads and verifies the checkpoint in an open file.
+pub(super) fn load_file(
+    file: &dyn DiskFile,
+    node: &[u8; 16],
+    entry: CheckpointEntry,
+    name: &str,
+) -> Result<Result<Loaded, String>, Error> {
+    let length = file.len().map_err(Error::io("reading", name))?;
     let mut bytes = vec![
         0;
         usize::try_from(length).map_err(|_| Error::CorruptCheckpoint {
-            file: name.clone(),
+            file: name.to_owned(),
             reason: "it is larger than memory".to_owned(),
         })?
     ];
     let count = file
         .read_at(&mut bytes, 0)
-        .map_err(Error::io("reading", &name))?;
+        .map_err(Error::io("reading", name))?;
     bytes.truncate(count);
-    decode(bytes, node, entry, &name)
+    decode(bytes, node, entry, name)
 }
 
 fn decode(

@@ -32,8 +32,10 @@
 //! [`Wal::finish_prepare`] beside it (another thread may run it); [`Wal::checkpoint`] when [`Wal::needs_checkpoint`];
 //! [`Wal::begin_idle`] when nothing came for a while.
 
+mod backup;
 mod checkpoint;
 mod format;
+mod inspect;
 mod job;
 mod manifest;
 mod open;
@@ -41,14 +43,17 @@ mod options;
 mod prepare;
 mod read;
 mod recover;
+mod scan;
 mod segment;
 mod state;
+mod transcribe;
 mod walk;
 mod window;
 mod write;
 
 use std::fmt;
 
+pub use backup::BackupJob;
 pub use checkpoint::{CheckpointDone, CheckpointJob};
 pub use format::VERSION;
 pub use job::{JobDone, WriteJob};
@@ -57,7 +62,10 @@ pub use options::WalOptions;
 pub use prepare::{PrepareDone, PrepareJob};
 pub use read::{ReadJob, ReadSource};
 pub use state::Wal;
+pub use transcribe::BackupReport;
 pub use walk::{Entries, EntryRef, FrameRef};
+
+pub(crate) use inspect::Stopped;
 
 use crate::Error;
 

@@ -17,7 +17,7 @@ use super::{Lsn, SegmentId, VERSION, Visitor, WalOptions};
 use crate::Error;
 use crate::disk::{Disk, LockGuard, LockOutcome, OpenMode};
 
-const LOCK: &str = "postrider.lock";
+pub(super) const LOCK: &str = "postrider.lock";
 /// The host's admin socket may lie in the directory.
 const TOLERATED: [&str; 5] = [LOCK, CURRENT_TMP, LOG_DIR, CHECKPOINT_DIR, "admin.sock"];
 
@@ -91,7 +91,7 @@ impl Wal {
         }
         let bytes = read_all(&*disk, CURRENT)?;
         let manifest = Manifest::decode(&bytes)?;
-        let recovered = recover::recover(&*disk, &manifest, visitor)?;
+        let recovered = recover::recover(&*disk, &manifest, OpenMode::Write, visitor)?;
         let clean = manifest.clean || created;
         if !clean {
             recovered.mend(&manifest.node)?;
@@ -101,7 +101,7 @@ impl Wal {
 }
 
 /// Looks at the directory without touching it: `None` if there is none, `Some(true)` if it holds a log, `Some(false)` if one may be made in it.
-fn look(disk: &dyn Disk) -> Result<Option<bool>, Error> {
+pub(super) fn look(disk: &dyn Disk) -> Result<Option<bool>, Error> {
     let path = disk.describe();
     let names = match disk.list("") {
         Ok(names) => names,
@@ -181,7 +181,7 @@ fn refused(disk: &dyn Disk, action: &'static str, source: std::io::Error) -> Err
     }
 }
 
-fn lock(disk: &dyn Disk) -> Result<LockGuard, Error> {
+pub(super) fn lock(disk: &dyn Disk) -> Result<LockGuard, Error> {
     match disk
         .lock(LOCK)
         .map_err(|error| refused(disk, "locking", error))?
@@ -230,7 +230,7 @@ fn read_head(disk: &dyn Disk, name: &str) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-fn read_all(disk: &dyn Disk, name: &str) -> Result<Vec<u8>, Error> {
+pub(super) fn read_all(disk: &dyn Disk, name: &str) -> Result<Vec<u8>, Error> {
     let file = disk
         .open(name, OpenMode::Read)
         .map_err(Error::io("opening", name))?;
@@ -315,6 +315,7 @@ fn assemble(
         recent_bytes: 0,
         buffers: Vec::new(),
         checkpoint_lsn: recovered.checkpoint.lsn,
+        checkpoint_id: recovered.checkpoint.id,
         checkpointing: false,
         since_checkpoint: end.bytes,
         upkeep,

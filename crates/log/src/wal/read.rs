@@ -31,6 +31,10 @@ pub struct ReadJob {
 }
 
 impl ReadJob {
+    pub(super) fn new(file: Arc<SegmentFile>, location: Location) -> ReadJob {
+        ReadJob { file, location }
+    }
+
     /// Reads the body and verifies its checksum. Blocks for the disk.
     ///
     /// # Errors

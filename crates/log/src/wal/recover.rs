@@ -31,9 +31,10 @@ pub(super) struct Recovered {
 pub(super) fn recover(
     disk: &dyn Disk,
     manifest: &Manifest,
+    mode: OpenMode,
     visitor: &mut dyn Visitor,
 ) -> Result<Recovered, Error> {
-    let segments = open_listed(disk, manifest)?;
+    let segments = open_listed(disk, manifest, mode)?;
     let (unlisted, rubbish, next_segment) = look_at_unlisted(disk, manifest)?;
     let mut recovered = Recovered {
         segments,
@@ -70,21 +71,26 @@ pub(super) fn recover(
     }
 }
 
-fn open_listed(disk: &dyn Disk, manifest: &Manifest) -> Result<Vec<Found>, Error> {
+fn open_listed(disk: &dyn Disk, manifest: &Manifest, mode: OpenMode) -> Result<Vec<Found>, Error> {
     manifest
         .segments
         .iter()
-        .map(|entry| open_one(disk, manifest, entry))
+        .map(|entry| open_one(disk, manifest, entry, mode))
         .collect()
 }
 
-fn open_one(disk: &dyn Disk, manifest: &Manifest, entry: &SegmentEntry) -> Result<Found, Error> {
+pub(super) fn open_one(
+    disk: &dyn Disk,
+    manifest: &Manifest,
+    entry: &SegmentEntry,
+    mode: OpenMode,
+) -> Result<Found, Error> {
     let name = segment::path(entry.id);
     let corrupt = |reason: String| Error::CorruptSegment {
         file: name.clone(),
         reason,
     };
-    let file = match disk.open(&name, OpenMode::Write) {
+    let file = match disk.open(&name, mode) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(corrupt("it is missing".to_owned()));
         }

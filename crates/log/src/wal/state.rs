@@ -54,6 +54,8 @@ pub struct Wal {
     pub(super) buffers: Vec<Vec<u8>>,
 
     pub(super) checkpoint_lsn: u64,
+    /// The number of that checkpoint; 0 = none.
+    pub(super) checkpoint_id: u64,
     pub(super) checkpointing: bool,
     /// Bytes appended since the last checkpoint was taken.
     pub(super) since_checkpoint: u64,

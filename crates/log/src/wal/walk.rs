@@ -47,6 +47,16 @@ pub struct Entries<'a> {
 }
 
 impl<'a> FrameRef<'a> {
+    /// `bytes` are a valid frame that lies at byte `at` of the segment.
+    pub(super) fn new(lsn: u64, segment: SegmentId, at: u64, bytes: &'a [u8]) -> Self {
+        FrameRef {
+            lsn,
+            segment,
+            at,
+            bytes,
+        }
+    }
+
     /// The frame's number.
     pub fn lsn(&self) -> Lsn {
         Lsn(self.lsn)
@@ -285,7 +295,7 @@ fn frame_length(window: &mut Window<'_>, at: u64, end: u64) -> Result<Option<u64
         .filter(|length| at + length <= end))
 }
 
-fn batch_header(
+pub(super) fn batch_header(
     window: &mut Window<'_>,
     file: &SegmentFile,
     at: u64,
