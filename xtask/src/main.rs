@@ -1,6 +1,7 @@
 //! The project's own tasks. `cargo xtask test` is what CI runs; `cargo xtask test --quick` is what
 //! one runs before each commit. Each check also runs alone, by the command that a failing step prints.
 
+mod bench;
 mod examples;
 mod floors;
 mod light;
@@ -37,6 +38,8 @@ enum Task {
     Test(test::Options),
     /// Who imports whom, read from `cargo metadata`
     Floors,
+    /// Measures everything on this machine and writes docs/benchmarks.md
+    Bench(bench::Options),
     /// Sizes, clocks, sleeps and leftovers in the sources
     Tidy,
     /// The code blocks of README.md against examples/hello
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     let outcome = Workspace::load().and_then(|workspace| match Cli::parse().task {
         Task::Test(options) => test::run(&workspace, &options),
         Task::Floors => floors::run(&workspace),
+        Task::Bench(options) => bench::run(&workspace, &options),
         Task::Tidy => tidy::run(&workspace),
         Task::Readme => readme::run(&workspace),
         Task::Light => light::run(&workspace),

@@ -50,6 +50,8 @@ enum Command {
     /// Failures: look at them, redrive them to their subscription, discard them.
     #[command(subcommand)]
     Dlq(command::dlq::Verb),
+    /// What Postrider does on this machine, beside the bare thing.
+    Bench(command::bench::Arguments),
     /// Completions for a shell, on standard output.
     Completions(command::completions::Arguments),
     /// What an error code means, and what to do about it.
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Topic(verb) => end::run(command::topic::run(verb)),
         Command::Sub(verb) => end::run(command::sub::run(verb)),
         Command::Dlq(verb) => end::run(command::dlq::run(verb)),
+        Command::Bench(arguments) => end::exit_of(command::bench::run(arguments)).into(),
         Command::Completions(arguments) => {
             end::exit_of(command::completions::run(&arguments, &Cli::command())).into()
         }
