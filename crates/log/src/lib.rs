@@ -48,6 +48,7 @@ mod entry;
 mod error;
 mod ids;
 mod log;
+pub mod planted;
 pub mod pump;
 pub mod tools;
 mod tx;

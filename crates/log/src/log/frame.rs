@@ -9,6 +9,7 @@ use super::{Growth, Log};
 use crate::batch::Block;
 use crate::entry::Entry;
 use crate::ids::Now;
+use crate::planted::{self, Plant};
 use crate::wal::{EntryBytes, Lsn, Sync};
 use crate::{Error, Level};
 
@@ -152,6 +153,7 @@ impl Log {
             match stream.config.level {
                 Level::Memory => self.grow_safe(&growth),
                 Level::Os | Level::Interval(_) => self.when_written.push_back(growth),
+                Level::Fsync if planted::is(Plant::SeenBeforeDurable) => self.grow_safe(&growth),
                 Level::Fsync => {}
             }
             self.when_durable.push_back(growth);

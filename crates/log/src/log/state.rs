@@ -9,6 +9,7 @@ use crate::batch::Table;
 use crate::codec::Reader;
 use crate::entry::{Ddl, Entry, kind};
 use crate::ids::{FailureId, IntMap, Now, Offset, StreamId, SubId, millis};
+use crate::planted::{self, Plant};
 use crate::view::failures::{Action, Audit, NewFailure};
 use crate::view::offsets::ReaderState;
 use crate::view::stream::{Run, Stream};
@@ -637,7 +638,7 @@ impl State {
             stream.safe = stream.end;
             stream.woken = false;
             stream.reserved_durable = stream.reserved;
-            if !clean {
+            if !clean && !planted::is(Plant::OffsetsReused) {
                 // Offsets up to here may have been seen, even if their records are gone.
                 stream.next = stream.next.max(stream.reserved);
             }

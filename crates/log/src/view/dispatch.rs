@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::Error;
 use crate::batch::Meta;
 use crate::ids::{IntMap, KeyHash, LeaseToken, MemberId, Now, Offset};
+use crate::planted::{self, Plant};
 
 /// Lease deadlines are counted in buckets of this many milliseconds: a lease ends up to one bucket late, never early.
 const DEADLINE_BUCKET_MS: u64 = 50;
@@ -340,7 +341,8 @@ impl Dispatch {
         let busy = key
             .and_then(|key| self.lanes.get(&key))
             .is_some_and(|lane| {
-                !lane.queue.is_empty() || (lane.in_flight > 0 && lane.member != call.member)
+                (!lane.queue.is_empty() && !planted::is(Plant::KeyPassesItself))
+                    || (lane.in_flight > 0 && lane.member != call.member)
             });
         busy || feed.not_before_ms(offset) > call.now.mono_ms()
     }

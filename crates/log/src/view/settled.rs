@@ -7,6 +7,7 @@ use roaring::RoaringTreemap;
 use crate::Error;
 use crate::codec::{Put, Reader};
 use crate::ids::Offset;
+use crate::planted::{self, Plant};
 
 /// How far the floor walks bit by bit before it measures the run instead.
 const WALK_MAX: u64 = 64;
@@ -124,8 +125,14 @@ impl Settled {
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64(self.floor);
-        let mut bitmap = Vec::with_capacity(self.above.serialized_size());
-        self.above
+        let none = RoaringTreemap::new();
+        let above = if planted::is(Plant::SettleLost) {
+            &none
+        } else {
+            &self.above
+        };
+        let mut bitmap = Vec::with_capacity(above.serialized_size());
+        above
             .serialize_into(&mut bitmap)
             .expect("writing to memory does not fail");
         out.put_bytes(&bitmap);

@@ -6,6 +6,7 @@ use crate::Error;
 use crate::codec::{Put, Reader};
 use crate::definitions::{Kind, Level, StreamConfig};
 use crate::ids::{Offset, StreamId, SubId, millis};
+use crate::planted::{self, Plant};
 use crate::tx::Expected;
 use crate::view::dedupe::Dedupe;
 use crate::view::failures::{put_location, read_location};
@@ -102,6 +103,7 @@ impl Stream {
     pub(crate) fn visible_end(&self) -> Offset {
         match self.config.level {
             Level::Fsync => self.safe,
+            _ if planted::is(Plant::ReserveNotDurable) => self.safe,
             _ => self.safe.min(self.reserved_durable),
         }
     }

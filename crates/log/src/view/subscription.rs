@@ -6,6 +6,7 @@ use crate::Error;
 use crate::codec::{Put, Reader};
 use crate::definitions::SubscriptionConfig;
 use crate::ids::{IntMap, Now, Offset, StreamId, SubId};
+use crate::planted::{self, Plant};
 use crate::view::dispatch::Dispatch;
 use crate::view::failures::Failures;
 use crate::view::settled::Settled;
@@ -26,6 +27,9 @@ pub(crate) struct Mark {
 impl Mark {
     /// How long it must still wait, between zero and what it was, whatever the wall clock did meanwhile.
     pub(crate) fn waits_ms(&self, wall_ms: u64) -> u64 {
+        if planted::is(Plant::DelayNotClamped) {
+            return (self.returned_ms + self.delay_ms).saturating_sub(wall_ms);
+        }
         self.delay_ms - wall_ms.saturating_sub(self.returned_ms).min(self.delay_ms)
     }
 
@@ -34,6 +38,7 @@ impl Mark {
         let waits_ms = self.waits_ms(now.wall_ms);
         self.not_before_ms = match waits_ms {
             0 => 0,
+            _ if planted::is(Plant::DelayForgotten) => 0,
             _ => now.mono_ms().saturating_add(waits_ms),
         };
     }
@@ -134,6 +139,9 @@ impl Subscription {
         out.put_bool(self.paused);
         self.settled.encode(out);
         let mut marks: Vec<_> = self.marks.iter().collect();
+        if planted::is(Plant::LeaseMarkLost) {
+            marks.clear();
+        }
         marks.sort_unstable_by_key(|(offset, _)| **offset);
         out.put_varint(marks.len() as u64);
         for (offset, mark) in marks {

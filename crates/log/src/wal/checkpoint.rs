@@ -15,6 +15,7 @@ use super::manifest::{CheckpointEntry, ManifestStore, write_atomically};
 use super::state::Wal;
 use crate::Error;
 use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::planted::{self, Plant};
 
 pub(super) const CHECKPOINT_DIR: &str = "ckpt";
 const MAGIC: [u8; 8] = *b"PRCHKPNT";
@@ -148,6 +149,9 @@ impl CheckpointJob {
                 .map(|(name, body)| (name.as_str(), body.as_slice())),
         );
         let (name, tmp) = (path(entry.id), format!("{}.tmp", path(entry.id)));
+        if planted::is(Plant::CurrentBeforeCheckpoint) {
+            self.store.update(|manifest| manifest.checkpoint = entry)?;
+        }
         write_atomically(&*self.disk, &tmp, &name, CHECKPOINT_DIR, &[&bytes])?;
         let mut outdated = CheckpointEntry::default();
         // DURABILITY: the file is whole on the disk before CURRENT names it, and the old one goes after.

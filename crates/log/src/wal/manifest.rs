@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use super::format::{Unreadable, VERSION, u16_at, u32_at, u64_at};
 use crate::Error;
 use crate::disk::{Disk, OpenMode};
+use crate::planted::{self, Plant};
 
 pub(crate) const CURRENT: &str = "CURRENT";
 pub(crate) const CURRENT_TMP: &str = "CURRENT.tmp";
@@ -266,6 +267,9 @@ pub(crate) fn write_atomically(
         return written;
     }
     disk.rename(tmp, name).map_err(Error::io("renaming", tmp))?;
+    if planted::is(Plant::RenameNotSynced) {
+        return Ok(());
+    }
     disk.sync_dir(directory)
         .map_err(Error::io("syncing the directory of", name))
 }
@@ -279,6 +283,9 @@ fn write_new(disk: &dyn Disk, name: &str, parts: &[&[u8]]) -> Result<(), Error> 
         file.write_at(part, at)
             .map_err(Error::io("writing", name))?;
         at += part.len() as u64;
+    }
+    if planted::is(Plant::TmpFileNotSynced) {
+        return Ok(());
     }
     file.sync_data().map_err(Error::io("syncing", name))
 }

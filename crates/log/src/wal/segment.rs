@@ -7,6 +7,7 @@ use super::format::{self, SegmentHeader};
 use super::manifest::SegmentEntry;
 use crate::Error;
 use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::planted::{self, Plant};
 
 pub(crate) const LOG_DIR: &str = "log";
 
@@ -139,6 +140,9 @@ fn allocate(
     if fill {
         zero(file, 0, size).map_err(Error::io("writing", name))?;
         file.sync_data().map_err(Error::io("syncing", name))?;
+    }
+    if planted::is(Plant::SegmentDirectoryNotSynced) {
+        return Ok(());
     }
     disk.sync_dir(LOG_DIR)
         .map_err(Error::io("syncing", LOG_DIR))

@@ -10,6 +10,7 @@ use super::segment::SegmentFile;
 use super::window::Window;
 use super::{Location, Lsn, SegmentId, Visitor};
 use crate::Error;
+use crate::planted::{self, Plant};
 
 /// Of a segment that seems never to have been used, only so much is searched for proof of the contrary: had anything in it been confirmed,
 /// its first batch would have been.
@@ -205,7 +206,7 @@ impl<'a> Walk<'a> {
         // Where to look for a batch; differs from the end after a bad frame inside one.
         let mut next = BLOCK;
         while let Some(header) = batch_header(&mut window, file, next)? {
-            if header.prev_lsn != self.end.last {
+            if header.prev_lsn != self.end.last && !planted::is(Plant::StaleFramesAccepted) {
                 break;
             }
             let at = next;

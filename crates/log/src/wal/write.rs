@@ -9,6 +9,7 @@ use super::segment::{self, SegmentFile};
 use super::state::{Recent, Segment, Wal};
 use super::{Appended, EntryBytes, Location, Lsn, Progress, Sync};
 use crate::Error;
+use crate::planted::{self, Plant};
 
 /// Buffers kept for reuse.
 const BUFFERS_MAX: usize = 2;
@@ -358,7 +359,10 @@ impl Wal {
             frames: batch.frames,
             prev_lsn: batch.prev_lsn,
             first_lsn: batch.first_lsn,
-            synced_lsn: self.durable,
+            synced_lsn: match planted::is(Plant::SyncedLsnTooHigh) {
+                true => self.last,
+                false => self.durable,
+            },
         };
         batch.bytes[..BATCH_HEADER as usize].copy_from_slice(&header.encode(batch.file.seed));
         let bytes = Arc::new(batch.bytes);

@@ -3,4 +3,6 @@
 
 mod harness;
 mod log;
+mod log_tests;
 mod wal;
+mod wal_tests;

@@ -207,7 +207,7 @@ impl World {
     }
 
     /// Everything unsettled comes out, with one member and all the time in the world; then nothing is left.
-    pub(super) fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         self.disk.power_off_at(u64::MAX);
         self.mono_ms += 100_000;
         self.wall_ms = self.wall_ms.max(self.wall_max_ms) + 100_000;

@@ -17,10 +17,9 @@ use postrider_log::{
     Start, StreamConfig, StreamId, SubId, SubscriptionConfig, Ticket, pump,
 };
 
+use crate::harness::Counts;
 use crate::harness::rng::Rng;
-use crate::harness::{Counts, Op, fields, run};
 use model::{Did, Model};
-use story::What;
 
 mod act;
 mod check;
@@ -28,7 +27,7 @@ mod crash;
 mod model;
 mod story;
 
-pub(crate) use story::LogSimulation;
+pub(crate) use story::{LogSimulation, What};
 
 const KEYS: u64 = 4;
 const MEMBERS: u64 = 3;
@@ -91,7 +90,7 @@ struct Waiting {
 
 pub(crate) struct World {
     rng: Rng,
-    disk: SimDisk,
+    pub(crate) disk: SimDisk,
     log: Mutex<Log>,
     streams: Vec<Stream>,
     subs: Vec<Sub>,
@@ -119,7 +118,7 @@ pub(crate) struct World {
     /// The disk may be full.
     full: bool,
     /// Something failed: this process does nothing more.
-    broken: bool,
+    pub(crate) broken: bool,
     under_way: Option<UnderWay>,
     waiting: Vec<Waiting>,
     /// The last frame that somebody was told is durable, and the last that somebody was told is written.
@@ -162,7 +161,7 @@ fn key_bytes(key: u64) -> Option<Bytes> {
 }
 
 impl World {
-    fn new(seed: u64) -> World {
+    pub(crate) fn new(seed: u64) -> World {
         let mut rng = Rng(seed);
         let disk = SimDisk::new(seed);
         let now = Now::from_millis(START_MS, 0);
@@ -259,69 +258,4 @@ impl World {
         self.model.apply(&did);
         self.history.push((lsn, did));
     }
-}
-
-#[test]
-fn the_log_keeps_its_promises_through_random_crashes() {
-    let counts = run::<LogSimulation>();
-    println!(
-        r#"proof: {{"name":"log_simulation","what":"the whole log against a model, on a disk and clocks that fail"{}}}"#,
-        fields(&counts)
-    );
-    if counts["seeds"] >= 500 {
-        let happens = [
-            "power cuts",
-            "kills",
-            "power cuts while opening",
-            "full disks",
-            "refused for space",
-            "clock jumps",
-            "flipped bits",
-            "flips refused at opening",
-            "slow writes",
-            "confirmed",
-        ];
-        for what in happens {
-            assert!(counts.get(what) > Some(&0), "never: {what}");
-        }
-    }
-}
-
-/// One story, cut at each single operation of the disk.
-#[test]
-fn a_power_cut_at_every_operation_of_the_disk_keeps_the_promises() {
-    let rng = &mut Rng(7);
-    let round = [
-        What::Commit,
-        What::Lease,
-        What::Step,
-        What::Operate,
-        What::PassTime,
-    ];
-    let story: Vec<Op<What>> = (0..40)
-        .flat_map(|_| round.map(|what| Op::new(what, rng)))
-        .collect();
-    let mut whole = World::new(7);
-    let from = whole.disk.operations();
-    story.iter().for_each(|op| whole.act(*op));
-    let operations = whole.disk.operations();
-    assert!(
-        operations > from + 50,
-        "the story does something: {operations}"
-    );
-    for operation in from + 1..=operations {
-        let mut world = World::new(7);
-        world.disk.power_off_at(operation);
-        story.iter().for_each(|op| world.act(*op));
-        assert!(world.broken, "operation {operation} was not reached");
-        world.act(Op {
-            what: What::Restart,
-            seed: operation,
-        });
-        world.drain();
-    }
-    println!(
-        r#"proof: {{"name":"log_cut_everywhere","what":"the power cut at every operation of one story of the whole log","cuts":{}}}"#,
-        operations - from
-    );
 }

@@ -47,15 +47,15 @@ enum UnderWay {
 }
 
 /// A directory, its log, and what is known of it.
-pub(super) struct World {
+pub(crate) struct World {
     rng: Rng,
-    pub(super) disk: SimDisk,
+    pub(crate) disk: SimDisk,
     wal: Option<Wal>,
     under_way: Option<UnderWay>,
-    pub(super) ledger: Ledger,
+    pub(crate) ledger: Ledger,
     faulty: bool,
     full: bool,
-    pub(super) broken: bool,
+    pub(crate) broken: bool,
     counts: Counts,
 }
 
@@ -87,7 +87,7 @@ impl Simulation for WalSimulation {
 }
 
 /// One run of a process, and its end.
-pub(super) fn life(rng: &mut Rng, steps: u64, story: &mut Vec<Op<What>>) {
+pub(crate) fn life(rng: &mut Rng, steps: u64, story: &mut Vec<Op<What>>) {
     let ahead = 1 + rng.below(160);
     let fault = [Fault::Sync, Fault::Write, Fault::Read][rng.below(3) as usize];
     match rng.below(12) {
@@ -113,7 +113,7 @@ pub(super) fn life(rng: &mut Rng, steps: u64, story: &mut Vec<Op<What>>) {
     story.push(Op::new(What::Restart, rng));
 }
 
-pub(super) fn step(rng: &mut Rng) -> What {
+pub(crate) fn step(rng: &mut Rng) -> What {
     match rng.below(22) {
         0..8 => What::Append,
         8..10 => What::AppendLazy,
@@ -130,7 +130,7 @@ pub(super) fn step(rng: &mut Rng) -> What {
 }
 
 impl World {
-    pub(super) fn new(disk: SimDisk) -> World {
+    pub(crate) fn new(disk: SimDisk) -> World {
         World {
             rng: Rng(0),
             disk,
@@ -145,7 +145,7 @@ impl World {
     }
 
     /// Opens the log; every frame up to `survived` must be there. It may fail if the power does.
-    pub(super) fn open(&mut self, survived: u64) {
+    pub(crate) fn open(&mut self, survived: u64) {
         match self.ledger.open(&self.disk, survived) {
             Ok((wal, report)) => {
                 tell(|| {
@@ -165,7 +165,7 @@ impl World {
     }
 
     /// The log that is open, and what is known of it.
-    pub(super) fn into_parts(self) -> (Wal, Ledger) {
+    pub(crate) fn into_parts(self) -> (Wal, Ledger) {
         (self.wal.expect("it is open"), self.ledger)
     }
 
@@ -174,7 +174,7 @@ impl World {
     }
 
     /// Does one thing. After a failure that was planned nothing more is done until the restart.
-    pub(super) fn act(&mut self, op: Op<What>) {
+    pub(crate) fn act(&mut self, op: Op<What>) {
         self.rng = Rng(op.seed);
         if op.what == What::Restart {
             return self.restart();
