@@ -702,8 +702,9 @@ fn what_is_too_large_is_refused_with_the_name_of_its_limit() {
     );
 }
 
+/// 02 §4.4, 10, the whole log.
 #[test]
-fn a_full_disk_refuses_publishes_and_lets_consumers_go_on() {
+fn acceptance_10_a_full_disk_refuses_publishes_and_lets_consumers_go_on() {
     let host = Host::new();
     let stream = host.stream(StreamConfig::default());
     let sub = host.sub(stream, "a");

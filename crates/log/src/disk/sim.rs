@@ -237,6 +237,37 @@ impl SimDisk {
         SimDisk::with(files, tree, random.next(), state.next_file)
     }
 
+    /// The operations whose changes no sync has covered, in order: writes, and changes of names.
+    pub fn pending(&self) -> Vec<u64> {
+        let state = self.state.lock();
+        let names = state.pending.iter().map(|(operation, _)| *operation);
+        let writes = state.files.values().flat_map(|content| &content.pending);
+        let all: BTreeSet<u64> = names.chain(writes.map(|write| write.0)).collect();
+        all.into_iter().collect()
+    }
+
+    /// The disk as it is after the power was cut now, and of what is [`pending`](Self::pending) these operations survived, whole.
+    /// This disk stays as it is.
+    pub fn crash_keeping(&self, kept: &BTreeSet<u64>) -> SimDisk {
+        let state = self.state.lock();
+        let mut tree = state.durable.clone();
+        let names = state.pending.iter();
+        names
+            .filter(|(operation, _)| kept.contains(operation))
+            .for_each(|(_, change)| tree.apply(change));
+        let named: BTreeSet<u64> = tree.names.values().copied().collect();
+        let surviving = state.files.iter().filter(|(file, _)| named.contains(file));
+        let files = surviving.map(|(file, content)| {
+            let mut bytes = content.durable.clone();
+            for (_, sector, written) in content.pending.iter().filter(|one| kept.contains(&one.0)) {
+                store(&mut bytes, *sector, written);
+            }
+            bytes.resize(content.live.len().max(bytes.len()), 0);
+            (*file, Content::settled(bytes))
+        });
+        SimDisk::with(files.collect(), tree, kept.len() as u64, state.next_file)
+    }
+
     /// The disk as a new process finds it after this one was killed now: the page cache is still there. This disk stays as it is.
     pub fn kill(&self) -> SimDisk {
         let state = self.state.lock();

@@ -4,8 +4,9 @@ use crate::harness::rng::Rng;
 use crate::harness::{Op, fields, run};
 use crate::log::{LogSimulation, What, World};
 
+/// 02 §4.4, 2: 10,000 seeds in CI.
 #[test]
-fn the_log_keeps_its_promises_through_random_crashes() {
+fn acceptance_02_the_log_keeps_its_promises_through_random_crashes() {
     let counts = run::<LogSimulation>();
     println!(
         r#"proof: {{"name":"log_simulation","what":"the whole log against a model, on a disk and clocks that fail"{}}}"#,

@@ -1,5 +1,6 @@
 //! The physical layer, by seed, cut at every operation, after a failed sync, on a full disk.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use postrider_log::Error;
@@ -10,8 +11,9 @@ use crate::harness::rng::Rng;
 use crate::harness::{Op, fields, run};
 use crate::wal::{Ledger, WalSimulation, What, World, life, options, step};
 
+/// 02 §4.4, 2: 10,000 seeds in CI.
 #[test]
-fn acknowledged_frames_survive_power_cuts_and_kills() {
+fn acceptance_02_acknowledged_frames_survive_power_cuts_and_kills() {
     let counts = run::<WalSimulation>();
     println!(
         r#"proof: {{"name":"wal_simulation","what":"the physical layer of the log on a disk whose power fails"{}}}"#,
@@ -73,6 +75,63 @@ fn power_may_fail_at_every_operation() {
     println!(
         r#"proof: {{"name":"wal_cut_everywhere","what":"the power cut at every operation of ten stories of the physical layer","cuts":{cuts}}}"#
     );
+}
+
+/// 02 §4.4, 4: of the writes and the new names between two syncs every subset survives, for up to 10 of them.
+#[test]
+fn acceptance_04_every_subset_of_unsynced_writes_keeps_what_was_confirmed() {
+    const POINTS: usize = 6;
+    let (mut points, mut subsets) = ([0; 11], 0_u64);
+    for seed in 1..=300 {
+        let mut world = World::new(SimDisk::new(seed));
+        world.open(0);
+        for op in unsynced_life(seed) {
+            world.act(op);
+            let pending = world.disk.pending();
+            let n = pending.len();
+            if n == 0 || n > 10 || points[n] >= POINTS {
+                continue;
+            }
+            points[n] += 1;
+            for mask in 0..1_u32 << n {
+                let kept = pending.iter().enumerate();
+                let kept = kept.filter(|(nth, _)| mask >> nth & 1 == 1);
+                let kept: BTreeSet<u64> = kept.map(|(_, operation)| *operation).collect();
+                let after = world.disk.crash_keeping(&kept);
+                let mut ledger = world.ledger.clone();
+                let survived = ledger.durable;
+                let opened = ledger.open(&after, survived);
+                opened.unwrap_or_else(|error| {
+                    panic!("seed {seed}, {kept:?} of {pending:?} survive: {error}")
+                });
+                subsets += 1;
+            }
+        }
+        if points[1..].iter().all(|of_n| *of_n >= POINTS) {
+            break;
+        }
+    }
+    assert!(points[1..].iter().all(|of_n| *of_n >= POINTS), "{points:?}");
+    println!(
+        r#"proof: {{"name":"acceptance_04","what":"every subset of up to 10 unsynced writes and names","points":{},"subsets":{subsets},"lost":0}}"#,
+        10 * POINTS
+    );
+}
+
+/// A life that hardly ever syncs.
+fn unsynced_life(seed: u64) -> Vec<Op<What>> {
+    let rng = &mut Rng(seed);
+    let mut story = Vec::new();
+    for _ in 0..60 {
+        let what: &[What] = match rng.below(20) {
+            0 => &[What::Append],
+            1..3 => &[What::Prepare],
+            3 => &[What::Checkpoint],
+            _ => &[What::AppendLazy, What::Begin, What::Finish],
+        };
+        story.extend(what.iter().map(|what| Op::new(*what, rng)));
+    }
+    story
 }
 
 /// A life without an end and without a failure.
