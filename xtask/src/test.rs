@@ -10,8 +10,9 @@ use crate::tally::Tally;
 use crate::workspace::Workspace;
 use crate::{examples, floors, light, process, readme, tidy};
 
-/// Seeds of the simulation in CI, and in a quick run.
+/// Seeds of each simulation beside the other tests, of those of the log in a step of their own, and in a quick run.
 const SEEDS_CI: u32 = 500;
+const SEEDS_LOG: u32 = 10_000;
 const SEEDS_QUICK: u32 = 50;
 
 #[derive(clap::Args)]
@@ -85,6 +86,7 @@ fn steps(options: &Options) -> Vec<Step> {
                 .env("RUSTDOCFLAGS", "-D warnings"),
         ),
         command("tests", all_tests(options)),
+        command("simulation", simulation(options)),
         step("light", Action::Task("cargo xtask light", light::run)),
         step(
             "examples",
@@ -106,6 +108,13 @@ fn all_tests(options: &Options) -> Cmd {
     Cmd::cargo("test --workspace --all-features")
         .args(options.keep_going.then_some("--no-fail-fast"))
         .env("POSTRIDER_SEEDS", SEEDS_CI)
+}
+
+/// The log and its physical layer on a simulated disk, many seeds. Nothing is built for it that the tests did not build.
+fn simulation(options: &Options) -> Cmd {
+    Cmd::cargo("test --workspace --all-features --test simulation")
+        .args(options.keep_going.then_some("--no-fail-fast"))
+        .env("POSTRIDER_SEEDS", SEEDS_LOG)
 }
 
 /// Without the doc tests, and without the tests named `compile_fail…`, which build a tree of their own.
