@@ -2,11 +2,14 @@
 //!
 //! An entry is a kind, flags and a body. Live traffic and recovery hand the same [`Entry`] values to the same `apply`.
 
+mod moved;
+
 use crate::Error;
 use crate::batch::Table;
 use crate::codec::{Put, Reader, put_ranges, read_ranges};
 use crate::definitions::{StreamConfig, SubscriptionConfig};
 use crate::ids::{FailureId, MemberId, Offset, StreamId, SubId};
+use crate::wal::Location;
 
 /// Flag of an entry that a reader may skip when it does not know the kind.
 pub(crate) const SKIPPABLE: u8 = 1;
@@ -31,8 +34,10 @@ pub(crate) mod kind {
     pub(crate) const DDL: u8 = 13;
     pub(crate) const TRIM: u8 = 14;
     pub(crate) const AUDIT: u8 = 15;
+    pub(crate) const MOVE: u8 = 37;
+    pub(crate) const COPY: u8 = 39;
     // Reserved: 32 TXN (markers of transactions that span frames), 33 PRODUCER (idempotent producers), 34 PRIORITY,
-    // 35 COMPACT (latest per key), 36 KEYRING (encryption), 37 MOVE (relocation out of old segments), 38 ASSIGN.
+    // 35 COMPACT (latest per key), 36 KEYRING (encryption), 38 ASSIGN.
 }
 
 /// Why messages were settled.
@@ -84,6 +89,26 @@ impl FailureState {
             _ => return Err(reader.malformed("a failure state is not known")),
         })
     }
+}
+
+/// Who needs the bytes of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// The run of a stream that begins here.
+    Run(StreamId, Offset),
+    /// A failure record.
+    Record(SubId, FailureId),
+    /// The newer cause of a failure record.
+    Cause(SubId, FailureId),
+}
+
+/// One entry that lies somewhere else from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Moved {
+    pub(crate) from: Location,
+    /// The number of the COPY in the frame.
+    pub(crate) target: u16,
+    pub(crate) owners: Vec<Owner>,
 }
 
 /// One returned message.
@@ -214,6 +239,14 @@ pub(crate) enum Entry<'a> {
         offset: Offset,
         reason: &'a str,
     },
+    /// Entries that lie in this frame from now on.
+    Move {
+        moves: Vec<Moved>,
+    },
+    /// The body of another entry, byte for byte.
+    Copy {
+        body: &'a [u8],
+    },
     /// An entry from the future that says it may be skipped; holds a place, is never written.
     Skipped,
 }
@@ -236,6 +269,8 @@ impl<'a> Entry<'a> {
             Entry::Ddl(_) => kind::DDL,
             Entry::Trim { .. } => kind::TRIM,
             Entry::Audit { .. } => kind::AUDIT,
+            Entry::Move { .. } => kind::MOVE,
+            Entry::Copy { .. } => kind::COPY,
             Entry::Skipped => unreachable!("what was skipped is not written again"),
         }
     }
@@ -258,6 +293,8 @@ impl<'a> Entry<'a> {
             | Entry::Redrive { .. }
             | Entry::Remove { .. } => self.encode_failure(out),
             Entry::Ddl(ddl) => encode_ddl(out, ddl),
+            Entry::Move { moves } => moved::encode(out, moves),
+            Entry::Copy { body } => out.put(body),
             Entry::Skipped => unreachable!("what was skipped is not written again"),
         }
     }
@@ -470,6 +507,10 @@ impl<'a> Entry<'a> {
                 state: r.bytes()?,
             },
             kind::DDL => Entry::Ddl(decode_ddl(r)?),
+            kind::MOVE => Entry::Move {
+                moves: moved::decode(r)?,
+            },
+            kind::COPY => Entry::Copy { body: r.rest() },
             kind::AUDIT => Entry::Audit {
                 sub: SubId(r.u32()?),
                 at_ms: r.u64()?,

@@ -10,6 +10,7 @@ mod failures;
 mod flow;
 mod frame;
 mod plan;
+mod relocate;
 mod state;
 mod timers;
 
@@ -32,6 +33,7 @@ pub use admin::{StreamInfo, SubscriptionInfo};
 pub use deliver::ReadBatch;
 pub use failures::Failure;
 pub use flow::Wakes;
+pub use relocate::{RelocateDone, RelocateJob};
 pub use timers::Ticked;
 
 pub(crate) use state::State;
@@ -132,6 +134,7 @@ pub struct Log {
     /// What to free when the outstanding checkpoint is there.
     checkpointing: Option<Vec<crate::wal::SegmentId>>,
     trim_soon: BTreeSet<StreamId>,
+    mover: relocate::Mover,
 }
 
 /// What a frame makes visible once it is safe.
@@ -176,6 +179,7 @@ impl Log {
             checkpoint_due: now.mono + options.checkpoint_every,
             checkpointing: None,
             trim_soon: BTreeSet::new(),
+            mover: relocate::Mover::default(),
             options,
         };
         log.after_apply();

@@ -16,6 +16,8 @@ pub struct Step {
     pub progress: Option<Progress>,
     /// Segments were filled ahead, reused or removed.
     pub upkeep: bool,
+    /// A slice of a segment in which little is needed was looked at or written anew.
+    pub moved: bool,
     /// A checkpoint was made.
     pub checkpoint: bool,
 }
@@ -28,7 +30,7 @@ impl Step {
     }
 }
 
-/// One round: at most one write, one slice of upkeep, one checkpoint.
+/// One round: at most one write, one slice of upkeep, one slice of a move, one checkpoint.
 ///
 /// # Errors
 /// As [`write()`] and [`upkeep`].
@@ -51,7 +53,7 @@ pub fn write(log: &Mutex<Log>, now: Now) -> Result<Option<Progress>, Error> {
     log.lock().finish(done).map(Some)
 }
 
-/// One slice of upkeep and one checkpoint, if due. The thread that writes may call it, or another one.
+/// One slice of upkeep, one of a move, and one checkpoint, if due. The thread that writes may call it, or another one.
 ///
 /// A full disk is no error here: publishes say so ([`Error::Full`]), and the next call tries again.
 ///
@@ -66,6 +68,11 @@ pub fn upkeep(log: &Mutex<Log>, now: Now) -> Result<Step, Error> {
             Err(error) if error.is_no_space() => false,
             other => other?,
         };
+    }
+    let job = log.lock().relocate(now);
+    if let Some(job) = job {
+        let done = job.run();
+        step.moved = log.lock().finish_relocate(done, now)?;
     }
     let job = log.lock().checkpoint(now)?;
     if let Some(job) = job {

@@ -165,7 +165,7 @@ impl Log {
         dirty
             && (self.wal.needs_checkpoint()
                 || now.mono >= self.checkpoint_due
-                || self.freeable_bytes() >= self.free_at())
+                || self.freeable_bytes() + self.mover.emptied_bytes() >= self.free_at())
     }
 
     fn free_at(&self) -> u64 {
@@ -186,6 +186,7 @@ impl Log {
 
     fn capture(&mut self, now: Now) {
         self.checkpoint_due = now.mono + self.options.checkpoint_every;
+        self.mover.captured();
         let sealed = self
             .wal
             .segments()
@@ -210,6 +211,7 @@ impl Log {
     pub fn finish_checkpoint(&mut self, done: CheckpointDone) -> Result<(), Error> {
         let free = self.checkpointing.take().unwrap_or_default();
         self.wal.finish_checkpoint(done)?;
+        self.mover.look();
         let there: Vec<SegmentId> = self
             .wal
             .segments()

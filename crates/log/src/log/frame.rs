@@ -70,6 +70,11 @@ impl Frame {
         self.parts.push((kind, Body::Own(body)));
     }
 
+    /// Adds an entry whose body is there already.
+    pub(crate) fn push_body(&mut self, kind: u8, body: Bytes) {
+        self.parts.push((kind, Body::Own(body)));
+    }
+
     fn bodies(&self) -> impl Iterator<Item = (u8, &[u8])> {
         self.parts.iter().map(|(kind, body)| match body {
             Body::Arena(range) => (*kind, &self.arena[range.clone()]),

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use crate::Error;
 use crate::batch::Table;
 use crate::codec::Reader;
-use crate::entry::{Ddl, Entry, kind};
+use crate::entry::{Ddl, Entry, Moved, Owner, kind};
 use crate::ids::{FailureId, IntMap, Now, Offset, StreamId, SubId, millis};
 use crate::planted::{self, Plant};
-use crate::view::failures::{Action, Audit, NewFailure};
+use crate::view::failures::{Action, Audit, NewFailure, Pieces};
 use crate::view::offsets::ReaderState;
 use crate::view::stream::{Run, Stream};
 use crate::view::subscription::Subscription;
@@ -64,6 +64,15 @@ impl Todo {
     }
 }
 
+/// What of a segment is still needed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Needed {
+    /// Entries, each once for everyone who needs it.
+    pub(crate) entries: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) streams: IntMap<StreamId, Stream>,
@@ -71,8 +80,8 @@ pub(crate) struct State {
     pub(crate) subs: IntMap<SubId, Subscription>,
     pub(crate) last_stream: u32,
     pub(crate) last_sub: u32,
-    /// Entries per segment that are still needed for their bytes.
-    pub(crate) segments: IntMap<SegmentId, u64>,
+    /// What of each segment is still needed for its bytes.
+    pub(crate) segments: IntMap<SegmentId, Needed>,
     pub(crate) todo: Todo,
 }
 
@@ -115,17 +124,20 @@ impl State {
     }
 
     pub(crate) fn needed(&mut self, location: Location) {
-        *self.segments.entry(location.segment).or_default() += 1;
+        let needed = self.segments.entry(location.segment).or_default();
+        needed.entries += 1;
+        needed.bytes += u64::from(location.len);
     }
 
     pub(crate) fn freed(&mut self, locations: &[Location]) {
         for location in locations {
-            let count = self
+            let needed = self
                 .segments
                 .get_mut(&location.segment)
                 .expect("what is freed was needed");
-            *count -= 1;
-            if *count == 0 {
+            needed.entries -= 1;
+            needed.bytes = needed.bytes.saturating_sub(u64::from(location.len));
+            if needed.entries == 0 {
                 self.segments.remove(&location.segment);
             }
         }
@@ -163,7 +175,8 @@ impl State {
                     };
                     self.apply_data(lsn, *stream, *base, block, *location)?;
                 }
-                Entry::Skipped => {}
+                Entry::Skipped | Entry::Copy { .. } => {}
+                Entry::Move { moves } => self.apply_moves(moves, &entries[..index])?,
                 Entry::Ddl(ddl) => self.apply_ddl(lsn, ddl),
                 Entry::Reserve { stream, upto } => {
                     if let Some(stream) = self.streams.get_mut(stream) {
@@ -195,6 +208,62 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// What their owners had at one place they have in this frame from now on.
+    fn apply_moves(
+        &mut self,
+        moves: &[Moved],
+        before: &[(Entry<'_>, Location)],
+    ) -> Result<(), Error> {
+        for Moved {
+            from,
+            target,
+            owners,
+        } in moves
+        {
+            let copy = before.get(usize::from(*target));
+            let Some((Entry::Copy { .. }, to)) = copy.filter(|(_, to)| to.len == from.len) else {
+                return Err(Error::Malformed {
+                    what: "log entry",
+                    why: "it moves something to where there is no copy of it",
+                });
+            };
+            for owner in owners {
+                if self.relocate(*owner, *from, *to) {
+                    self.needed(*to);
+                    self.freed(&[*from]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn relocate(&mut self, owner: Owner, from: Location, to: Location) -> bool {
+        match owner {
+            Owner::Run(stream, base) => {
+                let stream = self.streams.get_mut(&stream);
+                stream.is_some_and(|stream| stream.relocate(base, from, to))
+            }
+            Owner::Record(sub, id) | Owner::Cause(sub, id) => {
+                let sub = self.subs.get_mut(&sub);
+                let failures = sub.and_then(|sub| sub.failures.as_mut());
+                failures.is_some_and(|failures| failures.relocate(id, from, to))
+            }
+        }
+    }
+
+    /// Where an owner has its entry now.
+    pub(crate) fn location_of(&self, owner: Owner) -> Option<Location> {
+        match owner {
+            Owner::Run(stream, base) => self.streams.get(&stream)?.location_of(base),
+            Owner::Record(sub, id) => Some(self.pieces(sub, id)?.payload),
+            Owner::Cause(sub, id) => self.pieces(sub, id)?.meta,
+        }
+    }
+
+    fn pieces(&self, sub: SubId, id: FailureId) -> Option<Pieces> {
+        self.subs.get(&sub)?.failures.as_ref()?.pieces(id)
     }
 
     fn apply_data(
@@ -605,12 +674,10 @@ impl State {
         if let Some(stream) = self.streams.get_mut(&sub.stream) {
             stream.subs.retain(|other| *other != id);
         }
-        for segment in kept_segments(&sub) {
-            self.freed(&[Location {
-                segment,
-                ..Location::default()
-            }]);
-        }
+        let records = sub.failures.iter();
+        let pieces = records.flat_map(|failures| failures.all_pieces());
+        let pieces: Vec<Location> = pieces.flat_map(|pieces| pieces.all()).collect();
+        self.freed(&pieces);
         self.sweep(sub.stream);
     }
 
@@ -687,16 +754,8 @@ impl State {
             });
             sub.depth = depth;
         }
-        let data = self
-            .streams
-            .values()
-            .flat_map(|s| s.batches())
-            .map(|batch| batch.at.segment);
-        let kept = self.subs.values().flat_map(kept_segments);
-        let segments: Vec<SegmentId> = data.chain(kept).collect();
-        for segment in segments {
-            *self.segments.entry(segment).or_default() += 1;
-        }
+        let live: Vec<Location> = self.live().map(|(_, at)| at).collect();
+        live.into_iter().for_each(|at| self.needed(at));
         for stream in self.streams.values_mut() {
             stream.subs.sort_unstable();
         }
@@ -724,9 +783,4 @@ fn decision(action: Action, at_ms: u64, ids: &[(u64, u64)], reason: &str) -> Aud
         count,
         reason: reason.to_owned(),
     }
-}
-
-/// The segment of each failure record, once per piece.
-fn kept_segments(sub: &Subscription) -> impl Iterator<Item = SegmentId> + '_ {
-    sub.failures.iter().flat_map(|failures| failures.segments())
 }

@@ -206,6 +206,12 @@ impl Names {
             | Entry::Return { .. }
             | Entry::Crash { .. }
             | Entry::Audit { .. } => self.of_sub(entry, out),
+            Entry::Move { moves } => {
+                out.number("moves", moves.len() as u64);
+                let from = moves.first().map_or(0, |moved| moved.from.segment.0);
+                out.number("from_segment", from);
+            }
+            Entry::Copy { body } => out.number("bytes", body.len() as u64),
             Entry::Skipped => {}
             entry => self.failure(entry, raw, out),
         }
@@ -419,6 +425,8 @@ fn name_of(kind: u8) -> &'static str {
         kind::DDL => "ddl",
         kind::TRIM => "trim",
         kind::AUDIT => "audit",
+        kind::MOVE => "move",
+        kind::COPY => "copy",
         _ => "unknown",
     }
 }

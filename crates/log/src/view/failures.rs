@@ -245,15 +245,28 @@ impl Failures {
         self.audit.iter()
     }
 
-    pub(crate) fn all_pieces(&self) -> impl Iterator<Item = Pieces> + '_ {
-        self.heads.values().map(|head| head.pieces)
+    /// The records after `after`, with their pieces.
+    pub(crate) fn pieces_after(
+        &self,
+        after: u64,
+    ) -> impl Iterator<Item = (FailureId, Pieces)> + '_ {
+        let heads = self.heads.range(after.saturating_add(1)..);
+        heads.map(|(id, head)| (FailureId(*id), head.pieces))
     }
 
-    pub(crate) fn segments(&self) -> impl Iterator<Item = SegmentId> + '_ {
-        self.heads
-            .values()
-            .flat_map(|head| head.pieces.all())
-            .map(|location| location.segment)
+    /// A piece of a record lies at `to` from now on, if it lay at `from`.
+    pub(crate) fn relocate(&mut self, id: FailureId, from: Location, to: Location) -> bool {
+        let Some(head) = self.heads.get_mut(&id.0) else {
+            return false;
+        };
+        let pieces = &mut head.pieces;
+        let piece = [Some(&mut pieces.payload), pieces.meta.as_mut()];
+        let piece = piece.into_iter().flatten().find(|piece| **piece == from);
+        piece.map(|piece| *piece = to).is_some()
+    }
+
+    pub(crate) fn all_pieces(&self) -> impl Iterator<Item = Pieces> + '_ {
+        self.heads.values().map(|head| head.pieces)
     }
 
     pub(crate) fn apply_new(&mut self, new: &NewFailure<'_>) {

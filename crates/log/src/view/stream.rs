@@ -144,6 +144,26 @@ impl Stream {
         self.batches().map(|batch| u64::from(batch.count)).sum()
     }
 
+    /// The runs that are still there and begin at `from` or later, oldest first.
+    pub(crate) fn batches_from(&self, from: Offset) -> impl Iterator<Item = &BatchRef> {
+        let index = self.batches.partition_point(|batch| batch.base < from);
+        self.batches.range(index..).filter(|batch| batch.alive)
+    }
+
+    /// Where the run that begins at `base` lies.
+    pub(crate) fn location_of(&self, base: Offset) -> Option<Location> {
+        let run = self.batches_from(base).next()?;
+        (run.base == base).then_some(run.at)
+    }
+
+    /// The run that begins at `base` lies at `to` from now on, if it lay at `from`.
+    pub(crate) fn relocate(&mut self, base: Offset, from: Location, to: Location) -> bool {
+        let index = self.batches.partition_point(|batch| batch.base < base);
+        let run = self.batches.get_mut(index);
+        let run = run.filter(|run| run.alive && run.base == base && run.at == from);
+        run.map(|run| run.at = to).is_some()
+    }
+
     /// The run that holds `offset`, or the first one after it.
     pub(crate) fn find(&self, offset: Offset) -> Option<&BatchRef> {
         let index = self.batches.partition_point(|batch| batch.end() <= offset);

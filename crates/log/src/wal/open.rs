@@ -318,6 +318,7 @@ fn assemble(
         checkpoint_id: recovered.checkpoint.id,
         checkpointing: false,
         since_checkpoint: end.bytes,
+        sealed_bytes: 0,
         upkeep,
         poison: None,
         closed: false,

@@ -59,6 +59,8 @@ pub struct Wal {
     pub(super) checkpointing: bool,
     /// Bytes appended since the last checkpoint was taken.
     pub(super) since_checkpoint: u64,
+    /// Bytes of the batches sealed since it was opened, with their padding.
+    pub(super) sealed_bytes: u64,
     pub(super) upkeep: Upkeep,
     pub(super) poison: Option<String>,
     pub(super) closed: bool,
@@ -138,6 +140,11 @@ impl Wal {
         &self.options
     }
 
+    /// Bytes of the log written since it was opened, or about to be, with their padding.
+    pub fn sealed_bytes(&self) -> u64 {
+        self.sealed_bytes
+    }
+
     /// Bytes staged and not yet handed to a job.
     pub fn staged_bytes(&self) -> u64 {
         self.staged_bytes
@@ -158,6 +165,11 @@ impl Wal {
             sealed: segment.last_lsn.is_some(),
         };
         self.segments.values().map(info).collect()
+    }
+
+    /// Whether the last attempt to get space for the next segment failed: only what frees is taken once the reserve is reached.
+    pub fn is_full(&self) -> bool {
+        self.upkeep.is_full()
     }
 
     /// Whether nothing may be appended or confirmed any more, because a write or a sync failed.

@@ -263,6 +263,7 @@ impl Wal {
     fn seal(&mut self) {
         if let Some(batch) = self.open.take() {
             self.tail = block_up(batch.at + batch.bytes.len() as u64);
+            self.sealed_bytes += self.tail - batch.at;
             self.planned.push_back(Planned::Batch(batch));
         }
     }
