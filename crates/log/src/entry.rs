@@ -474,16 +474,7 @@ impl<'a> Entry<'a> {
                     target: r.u16()?,
                 }
             }
-            kind::SETTLE => Entry::Settle {
-                sub: SubId(r.u32()?),
-                reason: Reason::read(r)?,
-                ranges: read_ranges(r)?,
-            },
-            kind::LEASE => Entry::Lease {
-                sub: SubId(r.u32()?),
-                member: MemberId(r.u64()?),
-                ranges: read_ranges(r)?,
-            },
+            kind::SETTLE | kind::LEASE => decode_ranges(kind, r)?,
             kind::RETURN => decode_return(r)?,
             kind::RESERVE => Entry::Reserve {
                 stream: StreamId(r.u32()?),
@@ -557,6 +548,22 @@ fn encode_return(out: &mut Vec<u8>, sub: SubId, at_ms: u64, returned: &[Returned
         out.put_varint(u64::from(one.attempts));
         out.put_varint(one.delay_ms);
     }
+}
+
+fn decode_ranges<'a>(kind: u8, r: &mut Reader<'a>) -> Result<Entry<'a>, Error> {
+    let sub = SubId(r.u32()?);
+    Ok(match kind {
+        kind::SETTLE => Entry::Settle {
+            sub,
+            reason: Reason::read(r)?,
+            ranges: read_ranges(r)?,
+        },
+        _ => Entry::Lease {
+            sub,
+            member: MemberId(r.u64()?),
+            ranges: read_ranges(r)?,
+        },
+    })
 }
 
 fn decode_return<'a>(r: &mut Reader<'a>) -> Result<Entry<'a>, Error> {
