@@ -17,11 +17,17 @@ pub trait Connect: Sized {
     /// |---|---|
     /// | `embedded:DIR` | durable, in this process, in that directory (`embedded:./data`, `embedded:///var/lib/shop`) |
     /// | `memory:` | the same engine on a memory disk: gone with the process |
+    /// | `amqp://USER:PASSWORD@HOST:PORT/VHOST` | RabbitMQ 4.0 or later; `amqps` for TLS |
     ///
     /// | option | of | means | default |
     /// |---|---|---|---|
     /// | `durability` | `embedded` | `flushed`, `interval`, `os` or `memory`: what a confirmed publish survives | `flushed` |
     /// | `message_bytes_max` | both | the largest message, encoded | 16 MiB |
+    /// | `shards` | `amqp` | queues of an ordered subscription: fixed for a topic, and the same for all who use it | 8 |
+    /// | `prefix` | `amqp` | what the names of exchanges and queues begin with | `postrider` |
+    /// | `hold_max_s` | `amqp` | the server's consumer timeout, in seconds | 1800 |
+    /// | `message_bytes_max` | `amqp` | the server's largest message | 16 MiB |
+    /// | `heartbeat_s` | `amqp` | seconds between heartbeats | 10 |
     ///
     /// A directory is recovered (under 0.3 s by default) on a thread of the runtime that may block, not on the caller's.
     ///
@@ -91,6 +97,8 @@ async fn open(url: &EngineUrl<'_>, options: &BusOptions) -> Result<Arc<dyn Engin
         "embedded" => crate::local::open(url, options).await,
         #[cfg(feature = "embedded")]
         "memory" => crate::local::memory(url, options),
+        #[cfg(feature = "rabbitmq")]
+        "amqp" | "amqps" => crate::rabbit::open(url).await,
         other => {
             let _ = options;
             Err(unknown(other))

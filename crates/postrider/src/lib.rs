@@ -34,6 +34,8 @@ mod durations;
 #[cfg(feature = "embedded")]
 mod local;
 pub mod prelude;
+#[cfg(feature = "rabbitmq")]
+mod rabbit;
 mod url;
 
 pub use connect::{Connect, connect, connect_with};

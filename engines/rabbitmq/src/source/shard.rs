@@ -1,0 +1,178 @@
+//! The task of one shard: a channel, a consumer on it, and another one when it is gone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, Consumer};
+use postrider_core::fault::Fault;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::PREFETCH;
+use super::state::{Look, Shared};
+use crate::error::fault;
+use crate::link::{Link, backoff};
+
+/// How long messages may wait here for a driver that asks for none, before they go back to whoever has room.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the close of a channel may take.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+
+pub(super) struct ShardTask {
+    pub(super) link: Arc<Link>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) index: usize,
+    pub(super) queue: ShortString,
+    /// Of an ordered subscription: which member is active.
+    pub(super) priority: Option<i32>,
+}
+
+/// Why a channel is not consumed any more.
+enum End {
+    /// It is gone, with what the driver said.
+    Gone(Option<lapin::Error>),
+    /// It is given up by this task.
+    Given(Look),
+}
+
+impl ShardTask {
+    /// Ends when the source or the engine is closed; then the source answers so.
+    pub(super) async fn run(self, stop: watch::Receiver<bool>) {
+        self.consume_until_stopped(stop).await;
+        self.shared.close();
+    }
+
+    async fn consume_until_stopped(&self, mut stop: watch::Receiver<bool>) {
+        let mut tries = 0;
+        loop {
+            if self.wait_while_idle(&mut stop).await {
+                return;
+            }
+            let opened = tokio::select! {
+                opened = self.open() => opened,
+                () = self.told_to_stop(&mut stop) => return,
+            };
+            let end = match opened {
+                Ok((channel, consumer)) => {
+                    tries = 0;
+                    self.shared.opened(self.index, channel.clone());
+                    let end = self.consume(consumer, &mut stop).await;
+                    self.shared
+                        .ended(self.index, matches!(end, End::Given(Look::Idle)));
+                    // ORDER: acknowledgements that were sent before are before it on the wire. It gives back the rest.
+                    let closing = channel.close(200, "given back".into());
+                    // A channel that is gone is closed.
+                    let _ = timeout(CLOSE_MAX, closing).await;
+                    end
+                }
+                Err(fault) => {
+                    tracing::debug!(target: "postrider", queue = %self.queue, %fault, "not consumed");
+                    self.shared.failed(fault);
+                    End::Gone(None)
+                }
+            };
+            match end {
+                End::Given(Look::Closed) => return,
+                End::Given(_) => {}
+                End::Gone(error) => {
+                    if let Some(error) = error {
+                        tracing::debug!(target: "postrider", queue = %self.queue, %error, "a channel ended");
+                    }
+                    tries += 1;
+                    tokio::select! {
+                        () = tokio::time::sleep(backoff(tries)) => {}
+                        () = self.told_to_stop(&mut stop) => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// `true`: it is told to stop.
+    async fn wait_while_idle(&self, stop: &mut watch::Receiver<bool>) -> bool {
+        loop {
+            let woken = self.shared.wake.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            if *stop.borrow() || self.shared.is_closed() {
+                return true;
+            }
+            if !self.shared.is_idle(self.index) {
+                return false;
+            }
+            tokio::select! {
+                () = woken => {}
+                _ = stop.changed() => return true,
+            }
+        }
+    }
+
+    async fn told_to_stop(&self, stop: &mut watch::Receiver<bool>) {
+        loop {
+            let woken = self.shared.wake.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            if *stop.borrow() || self.shared.is_closed() {
+                return;
+            }
+            tokio::select! {
+                () = woken => {}
+                // An error: the engine is gone.
+                changed = stop.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<(Channel, Consumer), Fault> {
+        let what = format!("consuming {}", self.queue);
+        let channel = self.link.channel().await?;
+        channel
+            .basic_qos(PREFETCH, BasicQosOptions::default())
+            .await
+            .map_err(|error| fault(&what, &error))?;
+        let mut arguments = FieldTable::default();
+        if let Some(priority) = self.priority {
+            arguments.insert("x-priority".into(), AMQPValue::LongInt(priority));
+        }
+        let consumer = channel
+            .basic_consume(
+                self.queue.clone(),
+                "".into(),
+                BasicConsumeOptions::default(),
+                arguments,
+            )
+            .await
+            .map_err(|error| fault(&what, &error))?;
+        Ok((channel, consumer))
+    }
+
+    async fn consume(&self, mut consumer: Consumer, stop: &mut watch::Receiver<bool>) -> End {
+        loop {
+            let woken = self.shared.wake.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            match self.shared.look(self.index, PATIENCE) {
+                Look::Stay => {}
+                look => return End::Given(look),
+            }
+            if *stop.borrow() {
+                return End::Given(Look::Closed);
+            }
+            tokio::select! {
+                delivery = consumer.next() => match delivery {
+                    Some(Ok(delivery)) => self.shared.delivered(self.index, delivery),
+                    Some(Err(error)) => return End::Gone(Some(error)),
+                    None => return End::Gone(None),
+                },
+                () = woken => {}
+                () = tokio::time::sleep(PATIENCE) => {}
+                changed = stop.changed() => if changed.is_err() {
+                    return End::Given(Look::Closed);
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! The adapter on a real server, where `POSTRIDER_TEST_RABBITMQ_URL` says where one is. What all engines promise together is in the conformance
+//! suite; here stands what only this one does.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use postrider_core::code::Code;
+use postrider_core::engine::Engine as _;
+use postrider_core::fault::{Effect, FaultKind};
+use postrider_core::settle::Settle;
+use postrider_core::topology::{ProvisionMode, Topology};
+use postrider_rabbitmq::RabbitEngine;
+use support::*;
+
+#[tokio::test]
+async fn provisioning_creates_once_compares_and_never_changes() {
+    let Some(space) = space(2) else { return };
+    let engine = space.engine().await;
+    let wanted = topology("inventory@topic:shop.order", true);
+    let missing = engine.provision(&wanted, ProvisionMode::Check).await;
+    let fault = missing.unwrap_err();
+    assert_eq!(fault.code, Some(Code::TOPOLOGY_DIFFERS));
+    assert!(
+        fault.message.contains("inventory@topic:shop.order"),
+        "{fault}"
+    );
+    let created = create(&engine, &wanted).await;
+    assert_eq!(created, ["topic:shop.order", "inventory@topic:shop.order"]);
+    assert!(create(&engine, &wanted).await.is_empty());
+    let checked = engine.provision(&wanted, ProvisionMode::Check).await;
+    assert!(checked.unwrap().is_empty());
+    // The other form of the same subscription.
+    let unordered = topology("inventory@topic:shop.order", false);
+    let fault = engine
+        .provision(&unordered, ProvisionMode::Migrate)
+        .await
+        .unwrap_err();
+    assert!(fault.message.contains("unordered is needed"), "{fault}");
+    // Another number of shards is told by the server, before a key goes the wrong way.
+    let mut options = space.options();
+    options.shards = 3;
+    let other = RabbitEngine::connect(&space.server, options).await.unwrap();
+    let fault = other
+        .provision(&wanted, ProvisionMode::Create)
+        .await
+        .unwrap_err();
+    assert!(fault.message.contains("alternate-exchange"), "{fault}");
+    space.clear(&wanted).await;
+}
+
+#[tokio::test]
+async fn a_queue_has_one_owner() {
+    let Some(space) = space(2) else { return };
+    let engine = space.engine().await;
+    let first = topology("payment@queue:shop.charge", true);
+    create(&engine, &first).await;
+    let second = topology("stock@queue:shop.charge", true);
+    let fault = engine
+        .provision(&second, ProvisionMode::Create)
+        .await
+        .unwrap_err();
+    assert_eq!(fault.code, Some(Code::QUEUE_TWO_OWNERS), "{fault}");
+    let both = Topology {
+        subscriptions: [first.subscriptions.clone(), second.subscriptions].concat(),
+        ..first.clone()
+    };
+    let fault = engine
+        .provision(&both, ProvisionMode::Create)
+        .await
+        .unwrap_err();
+    assert_eq!(fault.code, Some(Code::QUEUE_TWO_OWNERS), "{fault}");
+    space.clear(&first).await;
+}
+
+#[tokio::test]
+async fn what_has_nowhere_to_go_is_said_or_found() {
+    let Some(space) = space(2) else { return };
+    let engine = space.engine().await;
+    let command = Topology {
+        subscriptions: Vec::new(),
+        ..topology("payment@queue:shop.charge", true)
+    };
+    create(&engine, &command).await;
+    let event = Topology {
+        subscriptions: Vec::new(),
+        ..topology("nobody@topic:shop.order", true)
+    };
+    create(&engine, &event).await;
+    let publisher = engine.publisher().await.unwrap();
+    let messages = vec![
+        message("queue:shop.charge", "k", 0),
+        message("topic:shop.order", "k", 0),
+        message("topic:shop.absent", "k", 0),
+    ];
+    let results = publish(&*publisher, messages).await;
+    let fault = results[0].as_ref().unwrap_err();
+    assert_eq!(
+        (fault.kind, fault.effect),
+        (FaultKind::NoRoute, Effect::NotApplied)
+    );
+    assert!(results[1].is_ok(), "{:?}", results[1]);
+    assert_eq!(
+        results[2].as_ref().unwrap_err().kind,
+        FaultKind::NotFound,
+        "an exchange that is not there closes no channel"
+    );
+    assert_eq!(space.ready("unrouted").await, 1, "it is lost");
+    // Once somebody owns the queue, commands go.
+    let owned = topology("payment@queue:shop.charge", true);
+    create(&engine, &owned).await;
+    let results = publish(&*publisher, vec![message("queue:shop.charge", "k", 0)]).await;
+    assert_eq!(results[0].as_ref().unwrap().subscriptions, Some(1));
+    space.clear(&owned).await;
+    space.clear(&event).await;
+}
+
+#[tokio::test]
+async fn of_a_call_what_is_refused_stops_its_key_alone() {
+    let Some(space) = space(2) else { return };
+    let mut options = space.options();
+    options.message_bytes_max = 2000;
+    let engine = RabbitEngine::connect(&space.server, options).await.unwrap();
+    let wanted = topology("inventory@topic:shop.order", true);
+    create(&engine, &wanted).await;
+    let publisher = engine.publisher().await.unwrap();
+    let mut messages: Vec<_> = ["a", "b"]
+        .into_iter()
+        .flat_map(|key| (0..3).map(move |n| message("topic:shop.order", key, n)))
+        .collect();
+    messages[1].payload = vec![0; 2000].into();
+    let results = publish(&*publisher, messages).await;
+    let kinds: Vec<_> = results
+        .iter()
+        .map(|r| r.as_ref().err().map(|f| f.kind))
+        .collect();
+    use FaultKind::{Conflict, TooLarge};
+    assert_eq!(
+        kinds,
+        [None, Some(TooLarge), Some(Conflict), None, None, None]
+    );
+    let mut source = open(&engine, "inventory@topic:shop.order", 1, true).await;
+    let mut came = texts(&take(&mut *source, 4).await);
+    came.sort();
+    assert_eq!(came, ["a/0", "b/0", "b/1", "b/2"]);
+    drop(source);
+    space.clear(&wanted).await;
+}
+
+#[tokio::test]
+async fn a_cut_connection_is_said_at_once_and_all_comes_again_in_order() {
+    let Some(space) = space(1) else { return };
+    let near = space.engine().await;
+    let wanted = topology("inventory@topic:shop.order", true);
+    create(&near, &wanted).await;
+    let wire = Wire::to(&space.server).await;
+    let far = RabbitEngine::connect(&wire.url, space.options())
+        .await
+        .unwrap();
+    let mut source = open(&far, "inventory@topic:shop.order", 1, true).await;
+    let settler = source.settler();
+    let publisher = near.publisher().await.unwrap();
+    let messages = (0..6)
+        .map(|n| message("topic:shop.order", "k", n))
+        .collect();
+    assert!(
+        publish(&*publisher, messages)
+            .await
+            .iter()
+            .all(Result::is_ok)
+    );
+    let mut held: Vec<_> = take(&mut *source, 4)
+        .await
+        .into_iter()
+        .map(|l| l.token)
+        .collect();
+    let first = held.remove(0);
+    let generation = first.generation;
+    assert!(settle(&*settler, [first], || Settle::Ack).await[0].is_ok());
+    wire.cut();
+    let lost = tokio::time::timeout(SOON, settler.lost()).await.unwrap();
+    assert_eq!(lost, [generation]);
+    for result in settle(&*settler, held, || Settle::Ack).await {
+        assert_eq!(result.unwrap_err().kind, FaultKind::LeaseLost);
+    }
+    // An acknowledgement that was on its way may be lost with the connection.
+    let mut again = take(&mut *source, 5).await;
+    if texts(&again)[0] == "k/0" {
+        again.extend(take(&mut *source, 1).await);
+        again.remove(0);
+    }
+    assert_eq!(texts(&again), ["k/1", "k/2", "k/3", "k/4", "k/5"]);
+    assert_ne!(again[0].token.generation, generation);
+    drop(source);
+    space.clear(&wanted).await;
+}
+
+#[tokio::test]
+async fn a_publisher_outlives_its_connection_and_says_what_is_not_known() {
+    let Some(space) = space(1) else { return };
+    let wire = Wire::to(&space.server).await;
+    let engine = RabbitEngine::connect(&wire.url, space.options())
+        .await
+        .unwrap();
+    let wanted = topology("inventory@topic:shop.order", true);
+    create(&engine, &wanted).await;
+    let publisher = engine.publisher().await.unwrap();
+    let mut unknown = 0;
+    for round in 0..8 {
+        let messages: Vec<_> = (0..200)
+            .map(|n| message("topic:shop.order", &format!("k{n}"), round))
+            .collect();
+        let publishing = publish(&*publisher, messages.clone());
+        let cutting = async {
+            // Somewhere in the middle.
+            for _ in 0..round * 20 {
+                tokio::task::yield_now().await;
+            }
+            wire.cut();
+        };
+        let (results, ()) = tokio::join!(publishing, cutting);
+        let again: Vec<_> = messages
+            .into_iter()
+            .zip(&results)
+            .filter_map(|(message, result)| result.is_err().then_some(message))
+            .collect();
+        let faults = results.iter().filter_map(|r| r.as_ref().err());
+        for fault in faults {
+            assert!(fault.is_retriable(), "{fault}");
+            unknown += u32::from(fault.effect == Effect::Unknown);
+        }
+        // What failed is published again, as the relay does.
+        let mut left = again;
+        while !left.is_empty() {
+            let results = publish(&*publisher, left.clone()).await;
+            let kept = left.into_iter().zip(&results);
+            left = kept.filter_map(|(m, r)| r.is_err().then_some(m)).collect();
+        }
+    }
+    let mut source = open(&engine, "inventory@topic:shop.order", 1, true).await;
+    let settler = source.settler();
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < 8 * 200 {
+        let leased = tokio::time::timeout(SOON, source.next(ROOM)).await;
+        let leased = leased.expect("something is missing").unwrap();
+        seen.extend(texts(&leased));
+        settle(&*settler, leased.into_iter().map(|l| l.token), || {
+            Settle::Ack
+        })
+        .await;
+    }
+    println!("{unknown} of 1600 had an unknown effect; none is missing");
+    drop(source);
+    space.clear(&wanted).await;
+}
+
+#[tokio::test]
+async fn what_is_released_comes_again_in_order_and_behind_nothing() {
+    let Some(space) = space(1) else { return };
+    let engine = space.engine().await;
+    let wanted = topology("inventory@topic:shop.order", true);
+    create(&engine, &wanted).await;
+    let publisher = engine.publisher().await.unwrap();
+    let messages = (0..8)
+        .map(|n| message("topic:shop.order", "k", n))
+        .collect();
+    assert!(
+        publish(&*publisher, messages)
+            .await
+            .iter()
+            .all(Result::is_ok)
+    );
+    let mut source = open(&engine, "inventory@topic:shop.order", 1, true).await;
+    let settler = source.settler();
+    let mut held = take(&mut *source, 4).await;
+    // The last first, as the kernel does; the first is still handled meanwhile.
+    let released: Vec<_> = held.drain(1..).rev().map(|l| l.token).collect();
+    let answers = settle(&*settler, released, || Settle::Release).await;
+    assert!(answers.iter().all(Result::is_ok));
+    assert!(
+        stays_empty(&mut *source, Duration::from_millis(300)).await,
+        "something passed what was released"
+    );
+    let first = held.into_iter().map(|l| l.token);
+    assert!(settle(&*settler, first, || Settle::Ack).await[0].is_ok());
+    let again = take(&mut *source, 7).await;
+    assert_eq!(
+        texts(&again),
+        ["k/1", "k/2", "k/3", "k/4", "k/5", "k/6", "k/7"]
+    );
+    drop(source);
+    space.clear(&wanted).await;
+}
+
+#[tokio::test]
+async fn unordered_members_compete_and_what_is_released_comes_again() {
+    let Some(space) = space(4) else { return };
+    let engine = space.engine().await;
+    let wanted = topology("audit@topic:shop.order", false);
+    create(&engine, &wanted).await;
+    let mut source = open(&engine, "audit@topic:shop.order", 1, false).await;
+    assert!(!source.loses_together());
+    let publisher = engine.publisher().await.unwrap();
+    let messages = (0..10)
+        .map(|n| message("topic:shop.order", "k", n))
+        .collect();
+    assert!(
+        publish(&*publisher, messages)
+            .await
+            .iter()
+            .all(Result::is_ok)
+    );
+    let settler = source.settler();
+    let held = take(&mut *source, 10).await;
+    let tokens = held.into_iter().map(|l| l.token);
+    let answers = settle(&*settler, tokens, || Settle::Release).await;
+    assert!(answers.iter().all(Result::is_ok));
+    let again = take(&mut *source, 10).await;
+    let tokens: Vec<_> = again.into_iter().map(|l| l.token).collect();
+    let delayed = || Settle::RetryAfter {
+        delay: Duration::from_secs(1),
+        attempts: 1,
+    };
+    let mut tokens = tokens.into_iter();
+    let refused = settle(&*settler, tokens.next(), delayed).await;
+    assert!(matches!(
+        refused[0].as_ref().unwrap_err().kind,
+        FaultKind::Unsupported(_)
+    ));
+    assert!(
+        settle(&*settler, tokens, || Settle::Ack)
+            .await
+            .iter()
+            .all(Result::is_ok)
+    );
+    drop(source);
+    space.clear(&wanted).await;
+}
+
+#[tokio::test]
+async fn after_close_everything_answers_closed() {
+    let Some(space) = space(1) else { return };
+    let engine = space.engine().await;
+    let wanted = topology("inventory@topic:shop.order", true);
+    create(&engine, &wanted).await;
+    let publisher = engine.publisher().await.unwrap();
+    let mut source = open(&engine, "inventory@topic:shop.order", 1, true).await;
+    engine.close(SOON).await.unwrap();
+    engine.close(SOON).await.unwrap();
+    let results = publish(&*publisher, vec![message("topic:shop.order", "k", 0)]).await;
+    let fault = results[0].as_ref().unwrap_err();
+    assert_eq!(
+        (fault.kind, fault.effect),
+        (FaultKind::Closed, Effect::NotApplied)
+    );
+    let next = tokio::time::timeout(SOON, source.next(ROOM)).await.unwrap();
+    assert_eq!(next.unwrap_err().kind, FaultKind::Closed);
+    assert!(engine.publisher().await.is_err());
+    space.clear(&wanted).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_at_once_and_not_repeated() {
+    let Some(space) = space(1) else { return };
+    let uri: lapin::uri::AMQPUri = space.server.parse().unwrap();
+    let (host, port) = (&uri.authority.host, uri.authority.port);
+    let url = format!("amqp://guest:not-the-secret@{host}:{port}/%2f");
+    let error = RabbitEngine::connect(&url, space.options())
+        .await
+        .unwrap_err();
+    assert!(!error.to_string().contains("not-the-secret"), "{error}");
+    assert!(error.to_string().contains(host.as_str()), "{error}");
+}
