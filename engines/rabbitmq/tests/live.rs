@@ -256,6 +256,60 @@ async fn a_publisher_outlives_its_connection_and_says_what_is_not_known() {
 }
 
 #[tokio::test]
+async fn a_member_that_comes_takes_over_without_repeating_anything() {
+    const ID: &str = "inventory@topic:shop.order";
+    let Some(space) = space(8) else { return };
+    let (first, second) = (space.engine().await, space.engine().await);
+    let wanted = topology(ID, true);
+    create(&first, &wanted).await;
+    let publisher = first.publisher().await.unwrap();
+    let keys: Vec<String> = (0..40).map(|k| format!("k{k}")).collect();
+    let round = |n| {
+        let messages = keys.iter().map(|k| message("topic:shop.order", k, n));
+        publish(&*publisher, messages.collect())
+    };
+    let mut one = open(&first, ID, 1, true).await;
+    assert!(round(0).await.iter().all(Result::is_ok));
+    let held = take(&mut *one, 40).await;
+    let mut two = open(&second, ID, 2, true).await;
+    // As long as the first holds anything of a queue, the second gets nothing of it.
+    assert!(stays_empty(&mut *two, Duration::from_millis(500)).await);
+    let (of_one, of_two) = (one.settler(), two.settler());
+    let tokens = held.into_iter().map(|l| l.token);
+    let answers = settle(&*of_one, tokens, || Settle::Ack).await;
+    assert!(answers.iter().all(Result::is_ok));
+    let (mut ones, mut twos, mut published) = (Vec::new(), Vec::new(), 0);
+    // At the latest when it is there with all its consumers, the second has its share.
+    while twos.is_empty() && published < 50 {
+        published += 1;
+        assert!(round(published).await.iter().all(Result::is_ok));
+        let drained = async {
+            while ones.len() + twos.len() < 40 * published as usize {
+                let (leased, settler, texts_of) = tokio::select! {
+                    leased = one.next(ROOM) => (leased.unwrap(), &of_one, &mut ones),
+                    leased = two.next(ROOM) => (leased.unwrap(), &of_two, &mut twos),
+                };
+                texts_of.extend(texts(&leased));
+                let tokens = leased.into_iter().map(|l| l.token);
+                settle(&**settler, tokens, || Settle::Ack).await;
+            }
+        };
+        assert!(tokio::time::timeout(SOON, drained).await.is_ok());
+    }
+    let all: std::collections::BTreeSet<_> = ones.iter().chain(&twos).collect();
+    assert_eq!(all.len(), 40 * published as usize, "something came twice");
+    assert!(!twos.is_empty(), "the second never had anything to do");
+    // The second is gone with all that it held: the first has it next.
+    assert!(round(99).await.iter().all(Result::is_ok));
+    let left = take(&mut *two, 1).await;
+    drop(two);
+    let again = texts(&take(&mut *one, 40).await);
+    assert!(again.contains(&texts(&left)[0]), "{again:?}");
+    drop(one);
+    space.clear(&wanted).await;
+}
+
+#[tokio::test]
 async fn what_is_released_comes_again_in_order_and_behind_nothing() {
     let Some(space) = space(1) else { return };
     let engine = space.engine().await;
