@@ -22,6 +22,7 @@ pub mod id;
 pub mod message;
 pub mod name;
 pub mod plan;
+pub mod planted;
 pub mod policy;
 pub mod settle;
 pub mod source;

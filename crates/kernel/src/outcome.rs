@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use postrider_core::failure::Cause;
 use postrider_core::fault::Dependency;
+use postrider_core::planted::{self, Plant};
 
 use crate::dispatch::Entry;
 use crate::io::{Origin, Outcome, Output, Slot};
@@ -61,6 +62,7 @@ impl Kernel {
             }
             Outcome::Transient => self.failed(slot, None),
             Outcome::RetryAfter(wait) => self.failed(slot, Some(wait)),
+            Outcome::Panicked if planted::is(Plant::PanicAcknowledges) => self.handled(slot),
             Outcome::Panicked => {
                 self.messages.at_mut(slot).panics += 1;
                 self.failed(slot, None);
@@ -119,7 +121,9 @@ impl Kernel {
     fn failed(&mut self, slot: Slot, not_before: Option<Duration>) {
         let ordered = self.config.policy.ordered;
         let message = self.messages.at_mut(slot);
-        message.failures = message.failures.saturating_add(1);
+        if !planted::is(Plant::AttemptNotCounted) {
+            message.failures = message.failures.saturating_add(1);
+        }
         let rule = self.config.rule(message.retry);
         let goes_back = !ordered && message.is_leased();
         let used = if goes_back {
@@ -192,6 +196,9 @@ impl Kernel {
         match lane {
             Some(lane) => {
                 self.lanes.at_mut(lane).queue.push_front(slot);
+                if planted::is(Plant::RetryBehindItsKey) {
+                    self.lanes.at_mut(lane).queue.rotate_left(1);
+                }
                 self.lanes.set_blocked(lane, true);
                 self.relieve_lane(lane);
             }

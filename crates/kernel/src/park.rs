@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_core::failure::Cause;
+use postrider_core::planted::{self, Plant};
 use postrider_core::policy::WhenExhausted;
 
 use crate::config::PARKED_KEYS_MAX;
@@ -178,8 +179,11 @@ impl Kernel {
             return;
         }
         lane.parking = std::mem::take(&mut lane.staged);
-        let (key, slots): (Bytes, Vec<Slot>) =
+        let (key, mut slots): (Bytes, Vec<Slot>) =
             (lane.key.clone(), lane.parking.iter().copied().collect());
+        if planted::is(Plant::ParkOutOfOrder) {
+            slots.reverse();
+        }
         for slot in &slots {
             self.messages.at_mut(*slot).state = State::Settling(Settling::Park);
             self.stop_extending(*slot);

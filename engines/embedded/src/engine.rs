@@ -29,6 +29,7 @@ use crate::publisher::EmbeddedPublisher;
 use crate::reader::EmbeddedReader;
 use crate::shared::{Settings, Shared};
 use crate::source::EmbeddedSource;
+use crate::stepper::Stepper;
 
 /// An embedded engine, open: in a directory or in memory. One per directory; clone the `Arc` that holds it.
 ///
@@ -52,21 +53,10 @@ impl Embedded {
     /// then nothing in it was changed. [`Error::code`] gives the code that `postrider explain` takes.
     pub fn open(directory: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
         let directory = directory.as_ref().to_path_buf();
-        let level = convert::level_of(options.durability).ok_or_else(|| Error::Options {
-            reason: format!(
-                "durability {:?} takes more than one machine, and this engine is on one",
-                options.durability
-            ),
-        })?;
-        check_size(options.message_bytes_max)?;
+        let settings = settings(&options)?;
         let disk = options
             .disk
             .unwrap_or_else(|| Arc::new(FileDisk::new(directory.clone())));
-        let settings = Settings {
-            message_bytes_max: options.message_bytes_max,
-            dedupe_window: options.dedupe_window,
-            level,
-        };
         let log_options = log::Options {
             checkpoint_every: options.checkpoint_every,
             ..log::Options::default()
@@ -83,6 +73,33 @@ impl Embedded {
             options.message_bytes_max,
         );
         Self::ready(shared, info, Some(directory))
+    }
+
+    /// An engine on the disk of the options that writes only when its [`Stepper`] is stepped, in the order and with the code of the threads of
+    /// [`Embedded::open`]: for simulation, on a disk whose power can be cut and in virtual time. `limits` are those of its log, so that a
+    /// small one fills segments and makes checkpoints; its intervals are set from the options.
+    ///
+    /// Nothing is confirmed, and no timer fires, while nobody steps. Dropping it closes it as far as its disk lets it.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`]; `Options` where they name no disk.
+    pub fn stepped(options: Options, limits: log::Options) -> Result<(Self, Stepper), Error> {
+        let settings = settings(&options)?;
+        let Some(disk) = options.disk else {
+            let reason = "an engine that is stepped needs a disk to be stepped on".to_owned();
+            return Err(Error::Options { reason });
+        };
+        let log_options = log::Options {
+            checkpoint_every: options.checkpoint_every,
+            ..limits
+        };
+        let log_options = fit(log_options, options.message_bytes_max);
+        let (log, _) = Log::open(disk, log_options, log_now(&*options.clock))?;
+        let shared = Shared::stepped(log, options.clock, settings);
+        let stepper = Stepper::new(Arc::clone(&shared));
+        let (size, durability) = (options.message_bytes_max, options.durability);
+        let info = info("embedded", "a simulated disk".to_owned(), durability, size);
+        Ok((Self::ready(shared, info, None)?, stepper))
     }
 
     /// An engine in memory: gone with the process, without a thread. Every commit is done when the call that made it returns, and
@@ -306,6 +323,22 @@ impl Engine for Embedded {
     fn close(&self, grace: Duration) -> Fut<'_, Result<(), Fault>> {
         Box::pin(self.shared.close(grace))
     }
+}
+
+/// What the options say of the engine itself.
+fn settings(options: &Options) -> Result<Settings, Error> {
+    let level = convert::level_of(options.durability).ok_or_else(|| Error::Options {
+        reason: format!(
+            "durability {:?} takes more than one machine, and this engine is on one",
+            options.durability
+        ),
+    })?;
+    check_size(options.message_bytes_max)?;
+    Ok(Settings {
+        message_bytes_max: options.message_bytes_max,
+        dedupe_window: options.dedupe_window,
+        level,
+    })
 }
 
 fn log_now(clock: &dyn postrider_core::clock::Clock) -> log::Now {

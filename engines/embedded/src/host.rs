@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use postrider_core::fault::{Advice, Fault, FaultKind};
-use postrider_log::pump;
+use postrider_log::{Now, pump};
 use tokio::sync::Notify;
 
 use crate::shared::{Shared, tick};
 use crate::waiters::Ended;
 
 /// How long nothing must have come before the last batch is proven by a marker.
-const IDLE_AFTER: Duration = Duration::from_millis(20);
+pub(crate) const IDLE_AFTER: Duration = Duration::from_millis(20);
 /// The longest sleep: a bound on what a lost wake-up could cost, not a pace.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// The shortest sleep: what is due may be the other thread's to do.
-const SLEEP_MIN: Duration = Duration::from_millis(1);
+pub(crate) const SLEEP_MIN: Duration = Duration::from_millis(1);
 
 /// The handle of the threads.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ pub(crate) struct Host {
     ended: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
     stopped: Notify,
+    /// There are no threads: whoever has the [`Stepper`](crate::Stepper) is told instead.
+    steps: Option<Notify>,
 }
 
 /// Wakes one thread. A kick that comes before the sleep is not lost.
@@ -59,9 +61,25 @@ impl Signal {
 }
 
 impl Host {
+    /// One without threads.
+    pub(crate) fn stepped() -> Self {
+        Self {
+            steps: Some(Notify::new()),
+            ..Self::default()
+        }
+    }
+
+    /// What is told of work, where there are no threads.
+    pub(crate) const fn steps(&self) -> Option<&Notify> {
+        self.steps.as_ref()
+    }
+
     /// There is something to write.
     pub(crate) fn kick(&self) {
-        self.writer.kick();
+        match &self.steps {
+            Some(steps) => steps.notify_one(),
+            None => self.writer.kick(),
+        }
     }
 
     fn stop(&self) {
@@ -170,29 +188,25 @@ fn serve_writes(shared: &Shared, host: &Host) {
     let _stops = StopsBoth(host);
     let mut marked = false;
     loop {
-        let now = shared.now();
-        tick(&mut shared.log.lock(), now);
-        let progress = match pump::write(&shared.log, now) {
-            Ok(progress) => progress,
-            Err(error) => return shared.after_write(Some(error)),
-        };
-        shared.after_write(None);
-        if progress.is_some() {
-            host.upkeep.kick();
-            marked = false;
-            continue;
+        match write_round(shared, shared.now()) {
+            None => return,
+            Some(true) => {
+                host.upkeep.kick();
+                marked = false;
+                continue;
+            }
+            Some(false) => {}
         }
         if host.is_stopping() {
             return;
         }
-        let timer = shared.log.lock().next_timer(now).unwrap_or(SLEEP_MAX);
+        let timer = next_timer(shared).unwrap_or(SLEEP_MAX);
         let at_most = if marked { timer } else { timer.min(IDLE_AFTER) };
         if host.writer.sleep(at_most) || marked || timer <= at_most {
             continue;
         }
-        // DURABILITY: without it, damage to the last batch could pass for a torn tail.
-        if let Err(error) = pump::idle(&shared.log) {
-            return shared.after_write(Some(error));
+        if !mark_idle(shared) {
+            return;
         }
         marked = true;
     }
@@ -203,9 +217,8 @@ fn serve_upkeep(shared: &Shared, host: &Host) {
     let _stops = StopsBoth(host);
     while !host.is_stopping() {
         let now = shared.now();
-        let step = match pump::upkeep(&shared.log, now) {
-            Ok(step) => step,
-            Err(error) => return shared.after_write(Some(error)),
+        let Some(busy) = upkeep_round(shared, now) else {
+            return;
         };
         let (wants_write, timer) = {
             let log = shared.log.lock();
@@ -218,8 +231,50 @@ fn serve_upkeep(shared: &Shared, host: &Host) {
             // A checkpoint waits for its last frame to be durable.
             host.writer.kick();
         }
-        if step.is_idle() {
+        if !busy {
             host.upkeep.sleep(timer);
         }
     }
+}
+
+/// One round of the thread that writes: whether something was written. `None`: the engine ended, and everybody was told.
+pub(crate) fn write_round(shared: &Shared, now: Now) -> Option<bool> {
+    tick(&mut shared.log.lock(), now);
+    match pump::write(&shared.log, now) {
+        Ok(progress) => {
+            shared.after_write(None);
+            Some(progress.is_some())
+        }
+        Err(error) => {
+            shared.after_write(Some(error));
+            None
+        }
+    }
+}
+
+/// One round of the thread for upkeep: whether there was something to do. `None`: the engine ended, and everybody was told.
+pub(crate) fn upkeep_round(shared: &Shared, now: Now) -> Option<bool> {
+    match pump::upkeep(&shared.log, now) {
+        Ok(step) => Some(!step.is_idle()),
+        Err(error) => {
+            shared.after_write(Some(error));
+            None
+        }
+    }
+}
+
+/// The last batch is proven by a marker, once nothing has come for a while. `false`: the engine ended.
+pub(crate) fn mark_idle(shared: &Shared) -> bool {
+    // DURABILITY: without it, damage to the last batch could pass for a torn tail.
+    match pump::idle(&shared.log) {
+        Ok(()) => true,
+        Err(error) => {
+            shared.after_write(Some(error));
+            false
+        }
+    }
+}
+
+fn next_timer(shared: &Shared) -> Option<Duration> {
+    shared.log.lock().next_timer(shared.now())
 }

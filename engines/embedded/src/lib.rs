@@ -37,8 +37,10 @@ mod reader;
 mod settle;
 mod shared;
 mod source;
+mod stepper;
 mod waiters;
 
 pub use engine::Embedded;
 pub use error::Error;
 pub use options::{MESSAGE_BYTES_MAX_DEFAULT, MemoryOptions, Options, SystemClock};
+pub use stepper::Stepper;

@@ -9,6 +9,7 @@ use postrider_core::clock::Mono;
 use postrider_core::code::Code;
 use postrider_core::failure::{FailureDraft, FailureFacts};
 use postrider_core::fault::{Advice, Fault, FaultKind};
+use postrider_core::planted::{self, Plant};
 use postrider_core::settle::{LeaseToken, Settle, SettleError, SettleOp};
 use postrider_core::source::Settler;
 use postrider_log::{self as log, Park, Ticket, Tx};
@@ -215,6 +216,10 @@ impl Settler for EmbeddedSettler {
                 let leases = run.iter().map(|token| convert::untoken(token));
                 let leases: Vec<_> = leases.map(|(_, offset, lease)| (offset, lease)).collect();
                 let sub = convert::untoken(run[0]).0;
+                if planted::is(Plant::LeaseNotExtended) {
+                    results.extend(leases.iter().map(|_| Ok(until)));
+                    continue;
+                }
                 match log.extend(sub, &leases, by, now) {
                     Ok(held) => {
                         results.extend(held.iter().zip(&leases).map(|(held, (offset, _))| {

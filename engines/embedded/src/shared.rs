@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use postrider_core::clock::Clock;
 use postrider_core::fault::Fault;
 use postrider_core::id::InstanceId;
+use postrider_core::planted::{self, Plant};
 use postrider_log::{self as log, Level, Log, Lsn, MemberId, Now, SubId, Ticket, Wakes, pump};
 use tokio::sync::Notify;
 
@@ -44,7 +45,7 @@ pub(crate) struct Shared {
     progressed: Notify,
     /// Streams grew, readers were replaced, or the engine ended.
     pub(crate) grown: Notify,
-    /// The thread that writes. `None`: whoever commits does.
+    /// What writes. `None`: whoever commits does.
     pub(crate) host: Option<Host>,
 }
 
@@ -89,6 +90,11 @@ impl Shared {
         let shared = Arc::new(Self::new(log, clock, settings, Some(Host::default())));
         host::spawn(&shared).map_err(Error::Thread)?;
         Ok(shared)
+    }
+
+    /// An engine that writes when it is stepped.
+    pub(crate) fn stepped(log: Log, clock: Arc<dyn Clock>, settings: Settings) -> Arc<Self> {
+        Arc::new(Self::new(log, clock, settings, Some(Host::stepped())))
     }
 
     fn new(log: Log, clock: Arc<dyn Clock>, settings: Settings, host: Option<Host>) -> Self {
@@ -231,6 +237,9 @@ impl Shared {
 
     /// Waits until a frame is safe at this level. Cancel safe.
     pub(crate) async fn safe(&self, lsn: Lsn, level: Level) -> Result<(), Ended> {
+        if planted::is(Plant::ConfirmBeforeSync) {
+            return Ok(());
+        }
         let wait = self.waiters.lock().wait(lsn, level);
         match wait {
             Wait::Done => Ok(()),
@@ -273,8 +282,8 @@ impl Shared {
     /// Closes in order, and waits for it at most `grace`.
     pub(crate) async fn close(&self, grace: Duration) -> Result<(), Fault> {
         match &self.host {
-            None => self.close_inline(),
-            Some(host) => host.stop_and_wait(grace).await?,
+            Some(host) if host.steps().is_none() => host.stop_and_wait(grace).await?,
+            _ => self.close_inline(),
         }
         match self.ended() {
             Some(ended @ Ended::Poisoned(_)) => Err(ended.fault()),
@@ -285,8 +294,8 @@ impl Shared {
     /// Closes in order, as far as it can be done.
     pub(crate) fn close_blocking(&self) {
         match &self.host {
-            None => self.close_inline(),
-            Some(host) => host.stop_and_join(),
+            Some(host) if host.steps().is_none() => host.stop_and_join(),
+            _ => self.close_inline(),
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use postrider_core::name::SubscriptionId;
+use postrider_core::planted::{self, Plant};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use tokio::sync::Notify;
@@ -264,7 +265,10 @@ fn make_durable(conn: &Connection, path: &Path, options: &Options) -> Result<(),
             "its journal mode stays `{mode}` instead of `wal`; use a local file system"
         )));
     }
-    let (name, number) = options.synchronous.pragma();
+    let (name, number) = match planted::is(Plant::SynchronousNormal) {
+        true => ("NORMAL", 1),
+        false => options.synchronous.pragma(),
+    };
     conn.pragma_update(None, "synchronous", name)
         .and_then(|()| conn.pragma_update(None, "wal_autocheckpoint", options.wal_pages))
         .and_then(|()| conn.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024))

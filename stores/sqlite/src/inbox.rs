@@ -45,6 +45,16 @@ pub(crate) fn insert(db: &mut Db, entry: &InboxEntry) -> Result<Seen, Error> {
     look(&db.conn, number, entry)
 }
 
+/// Takes the row of a delivery away: for a bug on purpose.
+pub(crate) fn forget(db: &mut Db, entry: &InboxEntry) -> Result<(), Error> {
+    let number = db.number_of(&entry.subscription)?;
+    let sql = "DELETE FROM postrider_inbox WHERE subscription = ?1 AND message_id = ?2";
+    db.conn
+        .execute(sql, params![number, entry.message.as_bytes()])
+        .map(drop)
+        .map_err(Error::sqlite("forget an inbox row"))
+}
+
 /// What the inbox knows of a delivery.
 pub(crate) fn seen(conn: &Connection, entry: &InboxEntry) -> Result<Seen, Error> {
     match find_number(conn, &entry.subscription.to_string())? {

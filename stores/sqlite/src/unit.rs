@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use postrider_core::envelope::Outgoing;
 use postrider_core::fault::HandlerError;
+use postrider_core::planted::{self, Plant};
 use postrider_core::store::{CommitFailure, Committed, Seen, Unit, Work};
 use rusqlite::Connection;
 
@@ -32,8 +33,11 @@ pub(crate) fn run_delivery(
         Seen::Conflict => return Err(CommitFailure::Conflict),
     }
     let outgoing = run_write(db, work)?;
+    if planted::is(Plant::InboxForgotten) && outgoing > 0 {
+        inbox::forget(db, &unit.inbox)?;
+    }
     // ORDER: last of all. A handler that outlived its lease has run, and none of it is kept.
-    if unit.fence.is_broken() {
+    if unit.fence.is_broken() && !planted::is(Plant::FenceUnchecked) {
         return Err(CommitFailure::Fenced);
     }
     Ok(Committed::Applied { outgoing })

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use postrider_core::clock::Mono;
 use postrider_core::fault::{Advice, Fault, FaultKind};
+use postrider_core::planted::{self, Plant};
 use postrider_core::settle::{LeaseToken, Settle, SettleError, SettleOp};
 use postrider_kernel::{Input, Slot};
 
@@ -99,6 +100,7 @@ impl Driver {
                 break;
             };
             match self.slab.get_mut(slot).and_then(|held| held.take_token()) {
+                Some(_) if planted::is(Plant::SettleLost) && !ops.is_empty() => settled.push(slot),
                 Some(token) => {
                     self.slab.call_out(slot);
                     slots.push(slot);

@@ -120,8 +120,9 @@ pub(crate) fn spawn(setup: Setup) -> DriverHandle {
         tracing::info_span!(target: "postrider", parent: None, "subscription", id = %setup.spec.id);
     let task = async move {
         let ended = tokio::select! {
-            ended = run::run(setup, received, Arc::clone(&status)) => ended,
+            biased;
             () = cut.cancelled() => dropped(&id),
+            ended = run::run(setup, received, Arc::clone(&status)) => ended,
         };
         registry.remove(&running);
         if let Some(failures) = failures {

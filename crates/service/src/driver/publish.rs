@@ -7,6 +7,7 @@ use postrider_core::engine::{CommitError, Receipt};
 use postrider_core::envelope::Outgoing;
 use postrider_core::failure::Cause;
 use postrider_core::fault::{Advice, Fault, FaultKind};
+use postrider_core::planted::{self, Plant};
 use postrider_core::settle::{Settle, SettleOp};
 use postrider_kernel::{Input, Outcome, Slot};
 
@@ -53,7 +54,8 @@ impl Driver {
             }
             publishing.calling = true;
             let (effects, alone) = (publishing.effects.clone(), publishing.alone);
-            let atomic = self.atomic_settle && matches!(held.from, From::Lease(Some(_)));
+            let first = planted::is(Plant::AckBeforePublish);
+            let atomic = self.atomic_settle && matches!(held.from, From::Lease(Some(_))) && !first;
             let token = if atomic { held.take_token() } else { None };
             let mut single = Batch::default();
             let batch = match (alone, atomic) {
@@ -73,6 +75,9 @@ impl Driver {
                 .settle
                 .extend(token.map(|token| SettleOp { token, settle }));
             self.slab.call_out(slot);
+            if first {
+                self.engine.settle(slot, Settle::Ack);
+            }
             if alone {
                 self.send(single, atomic);
             } else if atomic && commit.is_full() {

@@ -12,6 +12,7 @@ use postrider_core::clock::{Entropy, Mono};
 use postrider_core::failure::{FailureStore, OpenState};
 use postrider_core::fault::{Advice, Fault};
 use postrider_core::name::SubscriptionId;
+use postrider_core::planted::{self, Plant};
 use postrider_core::policy::Policy;
 use postrider_core::source::{Commit, Credit, Leased, LogEvent, Settler, ShardEpoch, Source};
 use postrider_core::subscription::SubscriptionSpec;
@@ -127,8 +128,9 @@ pub(super) async fn run(
     let (failures, entropy) = (setup.failures.clone(), setup.runtime.entropy.clone());
     let mut early = Vec::new();
     let opened = tokio::select! {
-        opened = open_failures(failures, &setup.spec.id, &*entropy, &status) => opened,
+        biased;
         () = told_to_stop(&mut commands, &mut early) => return Ended { report: DrainReport::default(), error: None },
+        opened = open_failures(failures, &setup.spec.id, &*entropy, &status) => opened,
     };
     let opened = match opened {
         Ok(opened) => opened,
@@ -206,7 +208,9 @@ impl Driver {
         let capabilities = &setup.runtime.engine.info().capabilities;
         let native = |c| capabilities.is_native(c);
         let own_home = setup.failures.is_none() || setup.failures_in_engine;
-        let atomic_dead_letter = native(Capability::AtomicDeadLetter) && own_home;
+        let atomic_dead_letter = native(Capability::AtomicDeadLetter)
+            && own_home
+            && !planted::is(Plant::DeadLetterInTwo);
         let (settler, mut config) = match &setup.source {
             Source::Lease(source) => {
                 let mut config = Config::lease(setup.policy.clone(), Some(setup.spec.lease));

@@ -11,6 +11,7 @@ use postrider_core::envelope::{Envelope, HEADERS_BYTES_MAX, Headers, Outgoing};
 use postrider_core::id::MessageId;
 use postrider_core::message::{Key, Message};
 use postrider_core::name::{Destination, DestinationKind, Name};
+use postrider_core::planted::{self, Plant};
 use postrider_core::text::Text;
 
 use crate::delivery::Delivery;
@@ -195,6 +196,10 @@ pub(crate) fn seal_effects(
             *nth,
         );
         *nth += 1;
+        let id = match planted::is(Plant::IdNotDerived) {
+            true => MessageId::v7(now, [entropy.next_u64(), entropy.next_u64()]),
+            false => id,
+        };
         let mut message = draft.seal(to, id, source, now)?;
         follow(&mut message.envelope, parent);
         message.envelope.traceparent = Some(Text::from(trace.child(entropy).to_string()));

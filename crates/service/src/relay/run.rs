@@ -13,6 +13,7 @@ use postrider_core::clock::Mono;
 use postrider_core::engine::Receipt;
 use postrider_core::envelope::Outgoing;
 use postrider_core::fault::{Advice, Fault};
+use postrider_core::planted::{self, Plant};
 use postrider_core::store::OutboxRow;
 use tokio::sync::mpsc;
 
@@ -212,6 +213,9 @@ impl Relay {
             id: row.message.envelope.id,
         });
         let sent: Vec<Sent> = sent.collect();
+        if planted::is(Plant::RelayRemovesFirst) {
+            self.remove(sent.iter().map(|row| row.number).collect())?;
+        }
         let messages: Vec<Outgoing> = batch.into_iter().map(|row| row.message).collect();
         self.jobs.push(Box::pin(async move {
             let results = publisher.publish(messages).await;

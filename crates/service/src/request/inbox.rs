@@ -30,8 +30,9 @@ pub(super) fn spawn(source: Source, shared: Arc<Shared>, stop: CancellationToken
             }
         };
         let fault = tokio::select! {
-            fault = read => Some(fault),
+            biased;
             () = stop.cancelled() => None,
+            fault = read => Some(fault),
         };
         if let Some(fault) = fault {
             tracing::warn!(%fault, "the inbox ended: requests of this bus are not answered any more");

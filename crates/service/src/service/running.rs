@@ -160,6 +160,7 @@ impl Running {
         hurry: impl Future<Output = ()> + Send,
     ) -> Left {
         let ended = tokio::select! {
+            biased;
             left = self.end(grace) => Some(left),
             () = hurry => None,
         };
