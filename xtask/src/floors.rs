@@ -11,11 +11,13 @@
 //!
 //! An arrow is an allowed import in `[dependencies]` and `[build-dependencies]`; nothing else is.
 //! `[dev-dependencies]` may name the same and, beyond that: the tests of `service` may use `macros`, and those of `macros` `core`;
-//! the tests of `postrider` and of the examples may use `testkit`. Below the service no crate has an
+//! the tests of `postrider` and of the examples may use `testkit`, and those of `postrider` the simulated disk of `log`. Below the service no crate has an
 //! async runtime anywhere in what it links (the engines and stores have one, for their drivers). No
 //! crate is called common, types, util or shared: such a room has no subject, and fills with anything.
+//! Nothing that a program is built of turns the feature `planted` on.
 
 mod graph;
+mod planted;
 #[cfg(test)]
 mod tests;
 
@@ -91,7 +93,8 @@ fn floor_of(member: &Member) -> Option<Floor> {
                 "engines/*",
                 "stores/*",
             ],
-            &["postrider-testkit"],
+            // The simulated disk, on which the whole stack is tested.
+            &["postrider-testkit", "postrider-log"],
         ),
         "postrider-testkit" | "postrider-conformance" => floor(5, &["postrider"], &[]),
         "postrider-broker" => floor(5, &["postrider-core", "postrider-log"], &[]),
@@ -112,7 +115,8 @@ fn floor_of(member: &Member) -> Option<Floor> {
 
 pub(crate) fn run(workspace: &Workspace) -> Result<Tally> {
     let graph = Graph::read(workspace)?;
-    let wrong = check(&graph);
+    let mut wrong = check(&graph);
+    wrong.extend(planted::check(workspace));
     if wrong.is_empty() {
         println!(
             "floors: {} crates, every import is an arrow of the table",

@@ -2,6 +2,7 @@
 //! one runs before each commit. Each check also runs alone, by the command that a failing step prints.
 
 mod bench;
+mod durability;
 mod examples;
 mod floors;
 mod light;
@@ -9,6 +10,7 @@ mod process;
 mod readme;
 mod rng;
 mod sh;
+mod swarm;
 mod tally;
 mod test;
 mod tidy;
@@ -50,6 +52,10 @@ enum Task {
     Examples,
     /// `kill -9` of the real binary under load; the ledger must balance
     Process(process::Options),
+    /// The simulations at random, in turns, until the time is over
+    Swarm(swarm::Options),
+    /// Runs the tests that carry the durability claim; writes docs/durability.md
+    DurabilityReport(durability::Options),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +68,8 @@ fn main() -> ExitCode {
         Task::Light => light::run(&workspace),
         Task::Examples => examples::run(&workspace),
         Task::Process(options) => process::run(&workspace, &options),
+        Task::Swarm(options) => swarm::run(&workspace, &options),
+        Task::DurabilityReport(options) => durability::run(&workspace, &options),
     });
     match outcome {
         Ok(Tally { failed: 0, .. }) => ExitCode::SUCCESS,

@@ -14,6 +14,8 @@ use crate::{examples, floors, light, process, readme, tidy};
 const SEEDS_CI: u32 = 500;
 const SEEDS_LOG: u32 = 10_000;
 const SEEDS_QUICK: u32 = 50;
+/// Seeds of the simulation of the whole stack, in a step of its own: some 15 ms of two cores each.
+const SEEDS_WHOLE: u32 = 5000;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -87,6 +89,7 @@ fn steps(options: &Options) -> Vec<Step> {
         ),
         command("tests", all_tests(options)),
         command("simulation", simulation(options)),
+        command("whole stack", whole_simulation(options)),
         step("light", Action::Task("cargo xtask light", light::run)),
         step(
             "examples",
@@ -115,6 +118,14 @@ fn simulation(options: &Options) -> Cmd {
     Cmd::cargo("test --workspace --all-features --test simulation")
         .args(options.keep_going.then_some("--no-fail-fast"))
         .env("POSTRIDER_SEEDS", SEEDS_LOG)
+}
+
+/// The whole stack on a simulated disk and clock, as far as the time allows.
+fn whole_simulation(options: &Options) -> Cmd {
+    Cmd::cargo("test --workspace --all-features --test whole_simulation nothing_confirmed")
+        .args(options.keep_going.then_some("--no-fail-fast"))
+        .args(["--", "--nocapture"])
+        .env("POSTRIDER_SEEDS", SEEDS_WHOLE)
 }
 
 /// Without the doc tests, and without the tests named `compile_fail…`, which build a tree of their own.

@@ -1,0 +1,137 @@
+//! The page: tables from proofs, and the words around them.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::sh::Cmd;
+
+const HEAD: &str = "# Durability
+
+Written by `cargo xtask durability-report`; every figure was printed by a test in that run.
+
+## What is claimed
+
+| | |
+|---|---|
+| confirmed is kept | A publish whose receipt says `Flushed` survives `kill -9` and the failure of the power, whatever the disk does with what was not synced. |
+| settled stays settled | An acknowledgement comes back after a crash only where it had not been synced, at most some 100 ms and a sync before it. |
+| order | Per key nothing is skipped; after a crash a suffix is repeated, never more. |
+| whole | Publish and settle, dead letter, park, and inbox, rows and outbox of a handler: all of it or nothing. |
+| once | The effects of a transactional handler are there once, however often the message comes. |
+| damage | A flipped bit is refused or does not matter; it is never served. A failed write or sync ends the engine; nothing is confirmed after it. |
+";
+
+const NOT_PROVEN: &str = "
+## What is not proven
+
+- No plug was pulled. The power cuts are simulated: writes that were not synced are lost, kept, torn at sectors and reordered, names are lost
+  until their directory is synced. A disk that says that it synced and did not is not in it.
+- The whole stack is simulated with a store in memory that has the contract of `stores/sqlite`. SQLite itself runs under `kill -9` and under
+  planted bugs, and is trusted for its own recovery.
+- The simulation steps the pump between the calls of others, never in the midst of one; what runs at the same instant on several threads is
+  left to `kill -9` of the real binary.
+- Seeds are samples. What a bound says is that the bugs that were planted are found within it, not that there are no others.
+";
+
+/// What ran it.
+pub(super) struct Machine {
+    system: String,
+    cores: usize,
+    date: String,
+    commit: String,
+}
+
+pub(super) fn machine() -> Machine {
+    let say = |program: &str, args: &[&str]| {
+        let said = Cmd::new(program).args(args.iter().copied()).capture();
+        said.map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+    };
+    Machine {
+        system: say("uname", &["-srm"]),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        date: say("date", &["-u", "+%Y-%m-%d"]),
+        commit: say("git", &["rev-parse", "--short", "HEAD"]),
+    }
+}
+
+pub(super) fn write(proofs: &[Value], machine: &Machine) -> String {
+    let (planted, ran): (Vec<&Value>, Vec<&Value>) =
+        proofs.iter().partition(|proof| proof["name"] == "planted");
+    let mut text = HEAD.to_owned();
+    text.push_str("\n## What was run\n\n| test | what | figures |\n|---|---|---|\n");
+    for proof in &ran {
+        row(
+            &mut text,
+            [word(proof, "name"), word(proof, "what"), figures(proof)],
+        );
+    }
+    let sum = planted.len();
+    let _ = write!(
+        text,
+        "\n## Bugs planted\n\nEach is one line in the code, there only in tests (`planted.rs` of `crates/log` and `crates/core`); {sum} were planted, and {sum} \
+         found. Without a bug the same seeds pass.\n\n| bug | found by | in seeds | bound |\n|---|---|---:|---:|\n"
+    );
+    for proof in &planted {
+        let cells = ["bug", "by", "found_in_seeds", "within"].map(|name| word(proof, name));
+        row(&mut text, cells);
+    }
+    text.push_str(NOT_PROVEN);
+    let Machine {
+        system,
+        cores,
+        date,
+        commit,
+    } = machine;
+    let _ = write!(
+        text,
+        "\n## To repeat it\n\n```sh\ncargo xtask durability-report\ncargo xtask swarm --minutes 60      # other seeds, until the time is over\n```\n\n\
+         {date}, commit {commit}, {system}, {cores} cores.\n"
+    );
+    text
+}
+
+fn row<const N: usize>(text: &mut String, cells: [String; N]) {
+    let cells = cells.map(|cell| cell.replace('|', "\\|"));
+    let _ = writeln!(text, "| {} |", cells.join(" | "));
+}
+
+fn word(proof: &Value, name: &str) -> String {
+    match &proof[name] {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Everything but name and text.
+fn figures(proof: &Value) -> String {
+    let fields = proof.as_object().into_iter().flatten();
+    let numbers = fields.filter(|(name, _)| !matches!(name.as_str(), "name" | "what"));
+    let numbers =
+        numbers.map(|(name, _)| format!("{} {}", word(proof, name), name.replace('_', " ")));
+    numbers.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_proof_is_a_row() {
+        let proofs = [
+            r#"{"name":"a","what":"b|c","seeds":3}"#,
+            r#"{"name":"planted","bug":"X","found_in_seeds":1,"within":2,"by":"s"}"#,
+        ];
+        let proofs = proofs.map(|proof| serde_json::from_str(proof).unwrap());
+        let machine = Machine {
+            system: "Linux".into(),
+            cores: 2,
+            date: "2026-01-01".into(),
+            commit: "abc".into(),
+        };
+        let page = write(&proofs, &machine);
+        assert!(page.contains("| a | b\\|c | 3 seeds |"), "{page}");
+        assert!(page.contains("| X | s | 1 | 2 |"), "{page}");
+    }
+}
