@@ -75,6 +75,16 @@ impl Failure {
         self.exit == Exit::NotFound
     }
 
+    /// The code of what happened.
+    pub(crate) fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What happened.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
     pub(crate) fn usage(what: impl Into<String>) -> Self {
         Self::new(Exit::Usage, Code::CLI_USAGE, what)
     }

@@ -375,7 +375,7 @@ fn an_interrupt_leaves_what_was_not_reached() {
             .chain(&SURE),
     );
     command
-        .env("POSTRIDER_DIR", world.dir.path())
+        .env("POSTRIDER_DIR", world.path())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let child = command.spawn().unwrap();

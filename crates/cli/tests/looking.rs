@@ -291,7 +291,7 @@ fn nobody_there_is_7_and_no_directory_is_2() {
 #[test]
 fn the_directory_is_named_by_flag_by_environment_or_is_data() {
     let world = World::start();
-    let path = world.dir.path();
+    let path = world.path();
     let elsewhere = tempfile::tempdir().unwrap();
     ended(binary(["status", "--dir"]).arg(path)).ok();
     ended(binary(["status"]).env("POSTRIDER_DIR", path)).ok();
@@ -317,7 +317,7 @@ fn the_directory_is_named_by_flag_by_environment_or_is_data() {
 fn a_reader_that_leaves_is_no_error() {
     let world = World::start();
     let mut command = binary(["sub", "ls", "-o", "json"]);
-    command.env("POSTRIDER_DIR", world.dir.path());
+    command.env("POSTRIDER_DIR", world.path());
     let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -350,7 +350,7 @@ fn wrong_usage_is_2_in_three_lines() {
 #[test]
 fn completions_name_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
-        let script = ended(&mut binary(["completions", shell])).ok();
+        let script = ended(&mut binary(["completions", shell, "--static"])).ok();
         for word in ["postrider", "resume", "lag"] {
             assert!(script.out.contains(word), "{shell} lacks {word}");
         }
@@ -359,6 +359,8 @@ fn completions_name_the_commands() {
             "{shell} offers what is hidden"
         );
         assert_eq!(script.err, "");
+        let asking = ended(&mut binary(["completions", shell])).ok();
+        assert!(asking.out.contains("COMPLETE"), "{asking:?}");
     }
     ended(&mut binary(["completions", "tcsh"])).fails(2, "PR-1604");
 }

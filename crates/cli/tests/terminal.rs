@@ -35,7 +35,7 @@ fn on_terminal(world: &World, arguments: &[&str], answers: &str) -> Ended {
     ours.write_all(answers.as_bytes()).unwrap();
     let mut command = binary(arguments);
     command
-        .env("POSTRIDER_DIR", world.dir.path())
+        .env("POSTRIDER_DIR", world.path())
         .stdin(theirs.try_clone().unwrap())
         .stderr(theirs)
         .stdout(Stdio::piped());

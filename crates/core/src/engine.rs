@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::Fut;
+use crate::browse::{Browse, Browsed, Found, Kept, Search, SeekHow, Sought};
 use crate::capability::{Capabilities, Capability, Durability};
 use crate::envelope::Outgoing;
 use crate::failure::FailureStore;
@@ -14,7 +15,7 @@ use crate::fault::{Advice, Fault, FaultKind};
 use crate::id::{InstanceId, MessageId};
 use crate::name::{Destination, SubscriptionId};
 use crate::settle::SettleOp;
-use crate::source::Source;
+use crate::source::{SeekTo, Source};
 use crate::subscription::SubscriptionSpec;
 use crate::topology::{ProvisionMode, Topology, TopologyDiff};
 
@@ -209,7 +210,7 @@ pub struct BackupReport {
     pub live: u64,
 }
 
-/// Looks into an engine. Never changes what is delivered.
+/// Looks into an engine. Nothing but [`Admin::seek`] changes what is delivered.
 pub trait Admin: Send + Sync {
     /// All topics and queues.
     ///
@@ -242,4 +243,60 @@ pub trait Admin: Send + Sync {
         );
         Box::pin(std::future::ready(Err(fault)))
     }
+
+    /// Messages of a topic or queue, ascending, whoever has handled them. Nothing is taken from anybody. Cancel safe.
+    ///
+    /// # Errors
+    /// `NotFound`; `DataLoss` where a position is asked for that is no longer kept; `Unsupported`.
+    fn browse(&self, ask: Browse) -> Fut<'_, Result<Browsed, Fault>> {
+        let _ = ask;
+        unsupported("browse its topics")
+    }
+
+    /// The message at a position, and where it stands.
+    ///
+    /// # Errors
+    /// `NotFound`: it is not kept, or never was; `Unsupported`.
+    fn message<'a>(
+        &'a self,
+        destination: &'a Destination,
+        position: u64,
+    ) -> Fut<'a, Result<Kept, Fault>> {
+        let _ = (destination, position);
+        unsupported("show a message by its position")
+    }
+
+    /// Searches all topics and queues, the newest messages first. Inboxes are not looked at.
+    ///
+    /// # Errors
+    /// The engine cannot be reached; `Unsupported`.
+    fn find(&self, search: Search) -> Fut<'_, Result<Found, Fault>> {
+        let _ = search;
+        unsupported("search for messages")
+    }
+
+    /// Moves a subscription: what stands before `to` and is not handled is settled, what is still kept from there on is delivered, again
+    /// where it had been handled. Failure records and parked keys stay as they are. It is durable at return.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` where members hold messages of it: nothing was moved; `DataLoss` where `to` is no longer kept; `Unsupported`.
+    fn seek<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        to: SeekTo,
+        how: SeekHow,
+    ) -> Fut<'a, Result<Sought, Fault>> {
+        let _ = (subscription, to, how);
+        unsupported("move a subscription")
+    }
+}
+
+fn unsupported<'a, T: Send + 'a>(what: &str) -> Fut<'a, Result<T, Fault>> {
+    let text = format!("this engine cannot {what}");
+    let fault = Fault::new(
+        FaultKind::Unsupported(Capability::Lag),
+        Advice::FixConfig,
+        text,
+    );
+    Box::pin(std::future::ready(Err(fault)))
 }

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::Fut;
+use crate::capability::Capability;
 use crate::carriage::Raw;
 use crate::clock::Timestamp;
 use crate::code::Code;
-use crate::fault::Fault;
+use crate::fault::{Advice, Fault, FaultKind};
 use crate::id::{InstanceId, MessageId};
 use crate::name::SubscriptionId;
 
@@ -166,10 +167,19 @@ pub struct Reason {
     pub at: Timestamp,
 }
 
+/// A message as it failed, before a person edited it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Original {
+    /// The message as it was stored: the original bytes.
+    pub raw: Raw,
+    /// Who edited it last, why and when.
+    pub reason: Reason,
+}
+
 /// What was done to failures, kept with its reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {
-    /// `redrive` or `discard`.
+    /// `redrive`, `discard` or `edit`; `seek` where the subscription was moved.
     pub action: String,
     /// How many records.
     pub count: u64,
@@ -296,8 +306,8 @@ pub trait FailureStore: Send + Sync + 'static {
         subscription: Option<&'a SubscriptionId>,
     ) -> Fut<'a, Result<Vec<FailureGroup>, Fault>>;
 
-    /// Records of one subscription after `after`, ascending, at most `limit`, of one group where it is given. Without bodies:
-    /// `raw.body` MAY be empty.
+    /// Records of one subscription after `after`, ascending, at most `limit`, of one group where it is given; fewer (than the store's own
+    /// page, where that is smaller) only at the end. Without bodies: `raw.body` MAY be empty.
     ///
     /// # Errors
     /// `NotFound` for an unknown subscription.
@@ -341,6 +351,43 @@ pub trait FailureStore: Send + Sync + 'static {
         which: Selection,
         reason: Reason,
     ) -> Fut<'a, Result<u64, Fault>>;
+
+    /// Replaces headers and body of a record that waits for a person: the handler gets them with the next redrive. Its key, and so its place in
+    /// the order, stay; so do the original bytes ([`FailureStore::original`]), also when it is edited again or fails again.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` where it is on its way back to the handler; `TooLarge`; `Unsupported`: this store keeps a message as it came.
+    /// Nothing was changed.
+    fn edit<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        id: FailureId,
+        headers: Vec<(Bytes, Bytes)>,
+        body: Bytes,
+        reason: Reason,
+    ) -> Fut<'a, Result<(), Fault>> {
+        let _ = (subscription, id, headers, body, reason);
+        let text = "this failure store keeps a message as it came: it cannot be edited";
+        let fault = Fault::new(
+            FaultKind::Unsupported(Capability::FailureStore),
+            Advice::FixConfig,
+            text,
+        );
+        Box::pin(std::future::ready(Err(fault)))
+    }
+
+    /// What a record held before it was edited; `None` where it never was.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    fn original<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        id: FailureId,
+    ) -> Fut<'a, Result<Option<Original>, Fault>> {
+        let _ = (subscription, id);
+        Box::pin(std::future::ready(Ok(None)))
+    }
 
     /// What was done to the subscription's failures, the newest first, at most `limit`.
     ///

@@ -9,6 +9,7 @@
 //! Start with [`engine::Engine`] to write an engine, with [`store::TxStore`] to write a store, and with
 //! [`failure::FailureStore`] to keep failures somewhere new.
 
+pub mod browse;
 pub mod capability;
 pub mod carriage;
 pub mod clock;

@@ -63,8 +63,8 @@ pub use entry::FailureState;
 pub use error::Error;
 pub use ids::{FailureId, KeyHash, LeaseToken, MemberId, Now, Offset, StreamId, SubId};
 pub use log::{
-    Failure, Limits, Log, Options, ReadBatch, RelocateDone, RelocateJob, StreamInfo,
-    SubscriptionInfo, Ticked, Wakes,
+    Failure, Limits, Log, Options, ReadBatch, RelocateDone, RelocateJob, SeekCount, Standing,
+    StreamInfo, SubscriptionInfo, Ticked, Wakes,
 };
 pub use tx::{
     Appended, Cancel, Confirm, Expected, FailureIn, FailureOp, Header, LeaseBatch, Leased,

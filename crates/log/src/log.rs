@@ -9,6 +9,7 @@ mod deliver;
 mod failures;
 mod flow;
 mod frame;
+mod look;
 mod plan;
 mod relocate;
 mod state;
@@ -33,6 +34,7 @@ pub use admin::{StreamInfo, SubscriptionInfo};
 pub use deliver::ReadBatch;
 pub use failures::Failure;
 pub use flow::Wakes;
+pub use look::{SeekCount, Standing};
 pub use relocate::{RelocateDone, RelocateJob};
 pub use timers::Ticked;
 
@@ -196,7 +198,7 @@ impl Log {
 
     /// Whether what a ticket stands for is safe at its level, and may be told.
     pub fn is_safe(&self, ticket: &Ticket) -> bool {
-        match ticket.told_at {
+        match ticket.level {
             Level::Memory => true,
             Level::Os | Level::Interval(_) => self.is_written(ticket.lsn),
             Level::Fsync => self.is_durable(ticket.lsn),

@@ -15,7 +15,7 @@ use crate::report::report;
 #[command(before_help = "Examples:
   postrider demo                                     made-up orders and faults, live; k kills the services
   postrider demo --data ./shop --orders orders.csv   your orders; the same command resumes
-  postrider demo --ci --faults heavy --kills 20      no screen; exit code 9 where the ledger does not balance")]
+  postrider demo --ci --faults heavy --kills 20      no screen; exit code 9 where the ledger does not balance", after_help = crate::end::EXIT_CODES)]
 pub(crate) struct Arguments {
     /// Keep the run in this directory; the same command resumes it [default: a new temporary one]
     #[arg(long, value_name = "DIR")]

@@ -13,6 +13,7 @@ use crate::output::{Output, Shown, cell, items};
   postrider explain                    all codes", after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
     /// The code, as an error shows it; without one, all codes
+    #[arg(add = crate::complete::codes())]
     code: Option<String>,
     #[command(flatten)]
     output: Output,

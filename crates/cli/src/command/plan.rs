@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result {
-    let plan = arguments.place.client()?.get("/v1/plan").await?;
+    let plan = arguments.place.running()?.get("/v1/plan").await?;
     let subscriptions = plan.get("subscriptions").unwrap_or(&Value::Null);
     let text = || text(subscriptions);
     arguments.output.write(&Shown {

@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result {
-    let status = arguments.place.client()?.get("/v1/status").await?;
+    let status = arguments.place.running()?.get("/v1/status").await?;
     let text = || text(&status);
     arguments
         .output

@@ -1,22 +1,24 @@
-//! `postrider sub`: subscriptions that run, how far behind they are; pause and resume.
+//! `postrider sub`: subscriptions, how far behind they are; pause, resume, seek.
 
 use clap::Subcommand;
 use postrider::{Code, SubscriptionId};
 use serde_json::{Value, json};
 
-use crate::client::{Place, of_subscription, subscription};
+use crate::client::{Client, Place, of_subscription, subscription};
 use crate::end::{EXIT_CODES, Exit, Failure, Result};
 use crate::output::{Output, Shown, cell, items, number, sheet, table};
 use crate::report::note;
 use crate::text::{count, duration, millis, span};
+use crate::watch::Watch;
 
 #[derive(Subcommand)]
 #[command(before_help = "Examples:
   postrider sub ls                                      all that run
   postrider sub lag --max 30s                           exit code 9 where one is further behind
-  postrider sub pause inventory@topic:shop.order        takes nothing new", after_help = EXIT_CODES)]
+  postrider sub pause inventory@topic:shop.order        takes nothing new
+  postrider sub seek inventory@topic:shop.order --to latest --dry-run", after_help = EXIT_CODES)]
 pub(crate) enum Verb {
-    /// All subscriptions that run, one line per member.
+    /// Subscriptions that run, one line per member.
     Ls(Ls),
     /// One subscription with its policy and limits.
     Show(Show),
@@ -24,6 +26,8 @@ pub(crate) enum Verb {
     Pause(Tell),
     /// Go on after a pause.
     Resume(Tell),
+    /// Move it: skip messages, or have those that are kept delivered again.
+    Seek(super::seek::Seek),
     /// How far behind: messages that wait and the age of the oldest.
     Lag(Lag),
 }
@@ -31,8 +35,15 @@ pub(crate) enum Verb {
 #[derive(clap::Args)]
 #[command(before_help = "Examples:
   postrider sub ls
-  postrider sub ls -o name              only their names", after_help = EXIT_CODES)]
+  postrider sub ls --all                also those that do not run
+  postrider sub ls -o name              only their names
+  postrider sub ls --watch=5s           again every five seconds", after_help = EXIT_CODES)]
 pub(crate) struct Ls {
+    /// Also those that no member of the process serves
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    watch: Watch,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -45,7 +56,7 @@ pub(crate) struct Ls {
   postrider sub show prices@queue:prices -o json", after_help = EXIT_CODES)]
 pub(crate) struct Show {
     /// The subscription: SERVICE@topic:NAME or SERVICE@queue:NAME
-    #[arg(value_parser = subscription)]
+    #[arg(value_parser = subscription, add = crate::complete::subscriptions())]
     id: SubscriptionId,
     #[command(flatten)]
     place: Place,
@@ -59,7 +70,7 @@ pub(crate) struct Show {
   postrider sub resume inventory@topic:shop.order", after_help = EXIT_CODES)]
 pub(crate) struct Tell {
     /// The subscription: SERVICE@topic:NAME or SERVICE@queue:NAME
-    #[arg(value_parser = subscription)]
+    #[arg(value_parser = subscription, add = crate::complete::subscriptions())]
     id: SubscriptionId,
     #[command(flatten)]
     place: Place,
@@ -72,11 +83,13 @@ pub(crate) struct Tell {
   postrider sub lag inventory@topic:shop.order --max 1000    exit code 9 where more messages wait", after_help = EXIT_CODES)]
 pub(crate) struct Lag {
     /// Only this subscription
-    #[arg(value_parser = subscription)]
+    #[arg(value_parser = subscription, add = crate::complete::subscriptions())]
     id: Option<SubscriptionId>,
     /// Fail with exit code 9 where the oldest message is older (30s, 5m) or more messages wait (1000)
-    #[arg(long, value_name = "DURATION|N", value_parser = max)]
+    #[arg(long, value_name = "DURATION|N", value_parser = max, conflicts_with = "watch")]
     max: Option<Max>,
+    #[command(flatten)]
+    watch: Watch,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -89,6 +102,7 @@ pub(crate) async fn run(verb: Verb) -> Result {
         Verb::Show(arguments) => show(arguments).await,
         Verb::Pause(arguments) => tell(arguments, "pause").await,
         Verb::Resume(arguments) => tell(arguments, "resume").await,
+        Verb::Seek(arguments) => super::seek::run(arguments).await,
         Verb::Lag(arguments) => lag(arguments).await,
     }
 }
@@ -98,15 +112,36 @@ fn name(member: &Value) -> String {
 }
 
 async fn ls(arguments: Ls) -> Result {
-    let all = arguments.place.client()?.get("/v1/subscriptions").await?;
-    let text = || members_table(&all);
-    arguments.output.write(&Shown::list(&all, name, &text))?;
-    Ok(Exit::Ok)
+    let client = arguments.place.client()?;
+    let fetch = async || members(&client, None, arguments.all).await;
+    let watch = arguments.watch;
+    watch
+        .show(arguments.output, name, fetch, members_table)
+        .await
+}
+
+/// Members that run; with `all`, or where nothing runs, the subscriptions that no member serves too.
+async fn members(client: &Client, of: Option<&SubscriptionId>, all: bool) -> Result<Value> {
+    let mut list = client.get("/v1/subscriptions").await?;
+    let stopped = client.is_stopped().await;
+    if all || stopped || of.is_some() {
+        list = client.get("/v1/subscriptions?all=true").await?;
+    }
+    if let (Some(id), Some(list)) = (of, list.as_array_mut()) {
+        list.retain(|member| name(member) == id.to_string());
+        if list.is_empty() {
+            let what = format!("there is no subscription {id}");
+            return Err(Failure::new(Exit::NotFound, Code::ADMIN_NOT_FOUND, what)
+                .remedy("`postrider sub ls --all` lists all of them")
+                .into());
+        }
+    }
+    Ok(list)
 }
 
 async fn show(arguments: Show) -> Result {
-    let path = of_subscription(&arguments.id, "");
-    let members = arguments.place.client()?.get(&path).await?;
+    let client = arguments.place.client()?;
+    let members = members(&client, Some(&arguments.id), true).await?;
     let text = || {
         let members: Vec<String> = items(&members).iter().map(member_text).collect();
         members.join("\n")
@@ -119,7 +154,7 @@ async fn show(arguments: Show) -> Result {
 
 async fn tell(arguments: Tell, what: &str) -> Result {
     let path = of_subscription(&arguments.id, &format!("/{what}"));
-    let told = arguments.place.client()?.post(&path, &json!({})).await?;
+    let told = arguments.place.running()?.post(&path, &json!({})).await?;
     let members = number(&told, "/members").unwrap_or(0);
     let members = count(usize::try_from(members).unwrap_or(usize::MAX), "member");
     note(&format!("{what}d {} ({members})", arguments.id));
@@ -153,7 +188,7 @@ pub(super) fn members_table(members: &Value) -> String {
 
 /// What it does, and what it waits for.
 fn phase(member: &Value) -> String {
-    let phase = cell(member, "/phase");
+    let phase = cell(member, "/phase").replace('_', " ");
     match member.get("waits_for").and_then(Value::as_str) {
         Some(dependency) => format!("{phase}, waits for {dependency}"),
         None => phase,
@@ -238,11 +273,6 @@ fn max(text: &str) -> std::result::Result<Max, String> {
 
 async fn lag(arguments: Lag) -> Result {
     let client = arguments.place.client()?;
-    let path = arguments.id.as_ref().map_or_else(
-        || "/v1/subscriptions".to_owned(),
-        |id| of_subscription(id, ""),
-    );
-    let lags = lags(&client.get(&path).await?);
     let row = |lag: &Value| {
         [
             name(lag),
@@ -253,8 +283,18 @@ async fn lag(arguments: Lag) -> Result {
         ]
     };
     let heads = ["SUBSCRIPTION", "DEPTH", "IN FLIGHT", "DELAYED", "OLDEST"];
-    let text = || table(heads, items(&lags).iter().map(row).collect());
-    arguments.output.write(&Shown::list(&lags, name, &text))?;
+    let text = |lags: &Value| table(heads, items(lags).iter().map(row).collect());
+    let fetch = async || {
+        let of = arguments.id.as_ref();
+        Ok(lags(&members(&client, of, false).await?))
+    };
+    if arguments.max.is_none() {
+        let watch = arguments.watch;
+        return watch.show(arguments.output, name, fetch, text).await;
+    }
+    let lags = fetch().await?;
+    let shown = || text(&lags);
+    arguments.output.write(&Shown::list(&lags, name, &shown))?;
     let Some(max) = arguments.max else {
         return Ok(Exit::Ok);
     };

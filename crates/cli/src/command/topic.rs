@@ -1,30 +1,37 @@
-//! `postrider topic`: what topics and queues hold, and who is subscribed.
+//! `postrider topic`: what topics and queues hold, who is subscribed, and their messages.
 
 use clap::Subcommand;
-use postrider::Code;
 use serde_json::{Value, json};
 
+use super::message::topic;
 use super::sub::{age_of, members_table};
-use crate::client::{Client, Place};
-use crate::end::{EXIT_CODES, Exit, Failure, Result};
+use crate::client::Place;
+use crate::end::{EXIT_CODES, Exit, Result};
 use crate::output::{Output, Shown, cell, items, sheet, table};
+use crate::watch::Watch;
 
 #[derive(Subcommand)]
 #[command(before_help = "Examples:
   postrider topic ls                    all topics and queues
-  postrider topic show shop.order       one topic and its subscriptions", after_help = EXIT_CODES)]
+  postrider topic show shop.order       one topic and its subscriptions
+  postrider topic tail shop.order       its messages as they come", after_help = EXIT_CODES)]
 pub(crate) enum Verb {
     /// All topics and queues.
     Ls(Ls),
     /// One topic or queue, and its subscriptions.
     Show(Show),
+    /// Messages as they come, or those that are kept. Nothing is taken from anybody.
+    Tail(super::tail::Tail),
 }
 
 #[derive(clap::Args)]
 #[command(before_help = "Examples:
   postrider topic ls
-  postrider topic ls -o name            only the names", after_help = EXIT_CODES)]
+  postrider topic ls -o name            only the names
+  postrider topic ls --watch            again and again", after_help = EXIT_CODES)]
 pub(crate) struct Ls {
+    #[command(flatten)]
+    watch: Watch,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -37,6 +44,7 @@ pub(crate) struct Ls {
   postrider topic show queue:prices -o json", after_help = EXIT_CODES)]
 pub(crate) struct Show {
     /// Its name; where a topic and a queue have the same, topic:NAME or queue:NAME
+    #[arg(add = crate::complete::topics())]
     name: String,
     #[command(flatten)]
     place: Place,
@@ -48,6 +56,7 @@ pub(crate) async fn run(verb: Verb) -> Result {
     match verb {
         Verb::Ls(arguments) => ls(arguments).await,
         Verb::Show(arguments) => show(arguments).await,
+        Verb::Tail(arguments) => super::tail::run(arguments).await,
     }
 }
 
@@ -56,7 +65,7 @@ fn name(topic: &Value) -> String {
 }
 
 async fn ls(arguments: Ls) -> Result {
-    let topics = arguments.place.client()?.get("/v1/topics").await?;
+    let client = arguments.place.client()?;
     let row = |topic: &Value| {
         [
             name(topic),
@@ -68,14 +77,15 @@ async fn ls(arguments: Ls) -> Result {
         ]
     };
     let heads = ["DESTINATION", "MESSAGES", "NEXT", "SUBSCRIPTIONS"];
-    let text = || table(heads, items(&topics).iter().map(row).collect());
-    arguments.output.write(&Shown::list(&topics, name, &text))?;
-    Ok(Exit::Ok)
+    let text = |topics: &Value| table(heads, items(topics).iter().map(row).collect());
+    let fetch = async || client.get("/v1/topics").await;
+    let watch = arguments.watch;
+    watch.show(arguments.output, name, fetch, text).await
 }
 
 async fn show(arguments: Show) -> Result {
     let client = arguments.place.client()?;
-    let mut topic = find(&client, &arguments.name).await?;
+    let mut topic = topic(&client, &arguments.name).await?;
     // What runs in this process, beside the names of all that are subscribed.
     let all = client.get("/v1/subscriptions").await?;
     let of_it = |member: &&Value| cell(member, "/destination") == name(&topic);
@@ -86,22 +96,6 @@ async fn show(arguments: Show) -> Result {
     let text = || text(&topic);
     arguments.output.write(&Shown::one(&topic, name, &text))?;
     Ok(Exit::Ok)
-}
-
-/// A bare name is a topic, or a queue where there is no such topic.
-async fn find(client: &Client, wanted: &str) -> Result<Value> {
-    let topics = client.get("/v1/topics").await?;
-    let with = |full: &str| items(&topics).iter().find(|topic| name(topic) == full);
-    let found = match wanted.contains(':') {
-        true => with(wanted),
-        false => with(&format!("topic:{wanted}")).or_else(|| with(&format!("queue:{wanted}"))),
-    };
-    found.cloned().ok_or_else(|| {
-        let what = format!("there is no topic or queue `{wanted}`");
-        Failure::new(Exit::NotFound, Code::ADMIN_NOT_FOUND, what)
-            .remedy("`postrider topic ls` lists all of them")
-            .into()
-    })
 }
 
 fn text(topic: &Value) -> String {

@@ -8,7 +8,9 @@
 )]
 
 use std::ffi::OsStr;
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -58,7 +60,7 @@ async fn price(_: AskPrice) {}
 
 /// A directory that is served.
 pub struct World {
-    pub dir: TempDir,
+    dir: Option<TempDir>,
     bank_is_down: Bank,
     bus: Bus,
     running: Vec<Running>,
@@ -68,7 +70,11 @@ pub struct World {
 impl World {
     /// Two services on a new directory.
     pub fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::on(tempfile::tempdir().unwrap())
+    }
+
+    /// The same services on this directory.
+    pub fn on(dir: TempDir) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -90,12 +96,22 @@ impl World {
             (bus, running)
         });
         Self {
-            dir,
+            dir: Some(dir),
             bank_is_down,
             bus,
             running,
             runtime,
         }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        self.dir.as_ref().unwrap().path()
+    }
+
+    /// Ends the services and gives the directory, which nobody runs any more.
+    pub fn stop(mut self) -> TempDir {
+        self.dir.take().unwrap()
     }
 
     pub fn bank(&self, is_down: bool) {
@@ -157,9 +173,83 @@ impl World {
     /// The binary, beside this directory.
     pub fn cli<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Ended {
         let mut command = binary(arguments);
-        command.env("POSTRIDER_DIR", self.dir.path());
+        command.env("POSTRIDER_DIR", self.path());
         ended(&mut command)
     }
+
+    /// The same, with this on its standard input.
+    pub fn cli_with(&self, input: &str, arguments: &[&str]) -> Ended {
+        let mut command = binary(arguments);
+        command.env("POSTRIDER_DIR", self.path());
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = pipes.stderr(Stdio::piped()).spawn().unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
+        Ended::from(child.wait_with_output().unwrap())
+    }
+
+    /// The binary, beside this directory, with its standard output read as it comes.
+    pub fn follow(&self, arguments: &[&str]) -> Follow {
+        let mut command = binary(arguments);
+        command.env("POSTRIDER_DIR", self.path());
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Follow { child, out }
+    }
+}
+
+/// A command that runs until it is interrupted.
+pub struct Follow {
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Follow {
+    /// Its next line.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Its next line as JSON.
+    pub fn json(&mut self) -> Value {
+        let line = self.line();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    /// Interrupts it. Gives its exit code and what it wrote on standard error.
+    pub fn interrupt(mut self) -> (i32, String) {
+        let pid = self.child.id().to_string();
+        let kill = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+        assert!(kill.success());
+        let mut err = String::new();
+        let mut pipe = self.child.stderr.take().unwrap();
+        pipe.read_to_string(&mut err).unwrap();
+        (self.child.wait().unwrap().code().unwrap(), err)
+    }
+
+    /// Stops reading. Gives its exit code.
+    pub fn leave(self) -> i32 {
+        let Self { mut child, out } = self;
+        drop(out);
+        child.wait().unwrap().code().unwrap()
+    }
+}
+
+/// The binary beside a directory.
+pub fn beside<A: AsRef<OsStr>>(dir: &Path, arguments: impl IntoIterator<Item = A>) -> Ended {
+    let mut command = binary(arguments);
+    command.env("POSTRIDER_DIR", dir);
+    ended(&mut command)
 }
 
 impl Drop for World {
@@ -176,19 +266,21 @@ pub fn binary<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Comman
     let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
     command.args(arguments).stdin(Stdio::null());
     command.env_remove("POSTRIDER_DIR").env("USER", "ann");
+    command.env_remove("VISUAL").env_remove("EDITOR");
     command
 }
 
 pub fn ended(command: &mut Command) -> Ended {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command.output().unwrap();
-    Ended {
-        code: status.code().unwrap(),
-        out: String::from_utf8(stdout).unwrap(),
-        err: String::from_utf8(stderr).unwrap(),
+    Ended::from(command.output().unwrap())
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
     }
 }
 

@@ -438,7 +438,7 @@ impl Log {
 }
 
 /// The offset at which a subscription starts.
-fn start_of(stream: &Stream, start: Start) -> Offset {
+pub(super) fn start_of(stream: &Stream, start: Start) -> Offset {
     match start {
         Start::Latest => stream.next,
         Start::Earliest => stream.first(),

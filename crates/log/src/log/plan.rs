@@ -54,7 +54,6 @@ impl Log {
         let Plan {
             mut frame,
             level,
-            unreserved,
             failures,
             ..
         } = plan;
@@ -68,7 +67,6 @@ impl Log {
         Ok(Ticket {
             lsn,
             level,
-            told_at: if unreserved { Level::Fsync } else { level },
             appended,
             cancelled,
             failures,
@@ -119,8 +117,6 @@ pub(super) struct Plan<'s, 'a> {
     now: Now,
     pub(super) frame: Frame,
     pub(super) level: Level,
-    /// Offsets are given whose reserve is not durable yet.
-    unreserved: bool,
     failures: Vec<FailureId>,
     groups: Vec<Group<'a>>,
     tails: IntMap<StreamId, Tail>,
@@ -145,7 +141,6 @@ impl<'s, 'a> Plan<'s, 'a> {
             now,
             frame: Frame::default(),
             level: Level::Memory,
-            unreserved: false,
             failures: Vec::new(),
             groups: Vec::new(),
             tails: IntMap::default(),

@@ -46,6 +46,12 @@ impl From<Fault> for ApiError {
     fn from(fault: Fault) -> Self {
         let (status, code) = match (&fault.kind, fault.advice) {
             (FaultKind::NotFound, _) => (StatusCode::NOT_FOUND, Code::ADMIN_NOT_FOUND),
+            (FaultKind::Conflict, _) => (StatusCode::CONFLICT, Code::CLI_CONFLICT),
+            (FaultKind::DataLoss, _) => (StatusCode::CONFLICT, Code::LOG_TRIMMED),
+            (FaultKind::TooLarge, _) => (StatusCode::PAYLOAD_TOO_LARGE, Code::PUBLISH_TOO_LARGE),
+            (FaultKind::Config | FaultKind::Denied, Advice::FixConfig) => {
+                (StatusCode::CONFLICT, Code::CLI_CONFLICT)
+            }
             (_, Advice::FixMessage) => (StatusCode::BAD_REQUEST, Code::ADMIN_BAD_REQUEST),
             (FaultKind::Unsupported(_), _) => (StatusCode::NOT_IMPLEMENTED, Code::ADMIN_NOT_FOUND),
             _ => (StatusCode::SERVICE_UNAVAILABLE, Code::ENGINE_FAILED),

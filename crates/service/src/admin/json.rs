@@ -8,7 +8,7 @@ use postrider_core::clock::Timestamp;
 use postrider_core::engine::{EngineInfo, SubscriptionDepth};
 use postrider_core::envelope::Envelope;
 use postrider_core::failure::{
-    AuditEntry, Cause, FailureGroup, FailureId, FailureRecord, FailureState, Selection,
+    AuditEntry, Cause, FailureGroup, FailureId, FailureRecord, FailureState, Original, Selection,
 };
 use postrider_core::message::Key;
 use postrider_core::name::Destination;
@@ -185,10 +185,38 @@ pub(super) struct ShownJson {
     payload: PayloadJson,
     /// The headers as they were stored: names and values as text, or base64 where they are not.
     headers: Vec<(String, String)>,
+    /// What it was before it was edited; `null` where it never was.
+    pub(super) edited: Option<EditedJson>,
+}
+
+/// What a failure held before a person edited it.
+#[derive(Serialize)]
+pub(super) struct EditedJson {
+    by: String,
+    reason: String,
+    at: String,
+    payload: PayloadJson,
+    headers: Vec<(String, String)>,
+}
+
+impl From<Original> for EditedJson {
+    fn from(original: Original) -> Self {
+        let Original { raw, reason } = original;
+        let read = carriage::read(&raw).ok();
+        let body = read.as_ref().map_or(&raw.body, |(_, payload)| payload);
+        let headers = raw.headers.iter().map(|(n, v)| (text_of(n), text_of(v)));
+        Self {
+            by: reason.by,
+            reason: reason.text,
+            at: reason.at.to_rfc3339(),
+            payload: payload(body),
+            headers: headers.collect(),
+        }
+    }
 }
 
 #[derive(Serialize)]
-struct PayloadJson {
+pub(super) struct PayloadJson {
     bytes: usize,
     truncated: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -208,12 +236,13 @@ impl From<&FailureRecord> for ShownJson {
             failure: FailureJson::from(record),
             payload,
             headers: headers.collect(),
+            edited: None,
             envelope: read.map(|(envelope, _)| envelope_json(&envelope)),
         }
     }
 }
 
-fn payload(body: &Bytes) -> PayloadJson {
+pub(super) fn payload(body: &Bytes) -> PayloadJson {
     let truncated = body.len() > PAYLOAD_BYTES_MAX;
     let mut shown = &body[..body.len().min(PAYLOAD_BYTES_MAX)];
     if truncated && std::str::from_utf8(body).is_ok() {
@@ -231,7 +260,7 @@ fn payload(body: &Bytes) -> PayloadJson {
     }
 }
 
-fn text_of(bytes: &Bytes) -> String {
+pub(super) fn text_of(bytes: &Bytes) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
         Err(_) => STANDARD.encode(bytes),
@@ -239,7 +268,7 @@ fn text_of(bytes: &Bytes) -> String {
 }
 
 /// The envelope under its CloudEvents names; what is absent is left out.
-fn envelope_json(envelope: &Envelope) -> Value {
+pub(super) fn envelope_json(envelope: &Envelope) -> Value {
     let mut out = Map::new();
     let mut put = |name: &str, value: Option<Value>| {
         if let Some(value) = value {

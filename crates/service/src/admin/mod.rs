@@ -5,8 +5,12 @@
 //! most [`crate::failures::PAGE_MAX`] records, a shown payload at most [`PAYLOAD_BYTES_MAX`] bytes.
 
 mod answer;
+mod change;
 mod json;
+mod local;
+mod messages;
 mod routes;
+mod snapshot;
 
 use std::fs::Permissions;
 use std::io;
@@ -23,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 use crate::failures::Failures;
 use crate::runtime::Runtime;
 
+pub use local::Local;
+
 /// The name of the socket within the engine's directory.
 pub const SOCKET: &str = "admin.sock";
 /// The largest body of a request, in bytes.
@@ -30,12 +36,30 @@ pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// The largest payload that a failure is shown with, in bytes; of a larger one the beginning is shown.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 
+/// The largest body of a request that publishes, in bytes.
+pub const PUBLISH_BYTES_MAX: usize = 24 << 20;
+
 /// What the routes answer from.
 struct Api {
     runtime: Arc<Runtime>,
     failures: Failures,
     started: Timestamp,
     began: Mono,
+}
+
+impl Api {
+    fn new(runtime: Arc<Runtime>) -> Self {
+        Self {
+            failures: Failures::new(
+                Arc::clone(&runtime.registry),
+                runtime.engine.failures(),
+                Arc::clone(&runtime.clock),
+            ),
+            started: runtime.clock.wall(),
+            began: runtime.clock.mono(),
+            runtime,
+        }
+    }
 }
 
 /// A running admin API. Dropping it stops it at once and removes the socket.
@@ -79,16 +103,7 @@ pub(crate) fn serve(dir: &Path, runtime: Arc<Runtime>) -> Result<AdminServer, Fa
             .because(error)
     })?;
     let stop = CancellationToken::new();
-    let api = Arc::new(Api {
-        failures: Failures::new(
-            Arc::clone(&runtime.registry),
-            runtime.engine.failures(),
-            Arc::clone(&runtime.clock),
-        ),
-        started: runtime.clock.wall(),
-        began: runtime.clock.mono(),
-        runtime,
-    });
+    let api = Arc::new(Api::new(runtime));
     let stopped = stop.clone();
     tokio::spawn(async move {
         let serving = axum::serve(listener, routes::router(api));

@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use postrider_core::code::Code;
-use postrider_core::engine::SubscriptionDepth;
+use postrider_core::engine::{Admin, SubscriptionDepth};
 use postrider_core::failure::FailureId;
 use postrider_core::name::SubscriptionId;
 use serde::Deserialize;
@@ -23,31 +23,47 @@ use super::json::{
     AuditJson, Done, FailureJson, GroupJson, PageJson, PlanJson, RelayJson, ShownJson, StatusJson,
     SubscriptionJson, Told, TopicJson, Wish,
 };
-use super::{Api, BODY_BYTES_MAX};
+use super::{Api, BODY_BYTES_MAX, PUBLISH_BYTES_MAX, change, messages, snapshot};
 use crate::driver::Running;
 use crate::failures::PAGE_MAX;
 use crate::metrics;
 
-type Shared = State<Arc<Api>>;
-type Id = Result<Path<String>, PathRejection>;
-type Body = Result<Bytes, BytesRejection>;
+pub(super) type Shared = State<Arc<Api>>;
+pub(super) type Id = Result<Path<String>, PathRejection>;
+pub(super) type Body = Result<Bytes, BytesRejection>;
 
 pub(super) fn router(api: Arc<Api>) -> Router {
+    let publish = post(change::publish).layer(DefaultBodyLimit::max(PUBLISH_BYTES_MAX));
+    let edit = post(change::edit).layer(DefaultBodyLimit::max(PUBLISH_BYTES_MAX));
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/plan", get(plan))
         .route("/v1/topics", get(topics))
+        .route(
+            "/v1/topics/{destination}/messages",
+            get(messages::browse).merge(publish),
+        )
+        .route(
+            "/v1/topics/{destination}/messages/{position}",
+            get(messages::at),
+        )
+        .route("/v1/messages/{id}", get(messages::by_id))
+        .route("/v1/flows/{id}", get(messages::flow))
         .route("/v1/subscriptions", get(subscriptions))
         .route("/v1/subscriptions/{id}", get(subscription))
         .route("/v1/subscriptions/{id}/pause", post(pause))
         .route("/v1/subscriptions/{id}/resume", post(resume))
+        .route("/v1/subscriptions/{id}/seek", post(change::seek))
         .route("/v1/failures", get(groups))
         .route("/v1/subscriptions/{id}/failures", get(failures))
         .route("/v1/subscriptions/{id}/failures/{number}", get(failure))
+        .route("/v1/subscriptions/{id}/failures/{number}/edit", edit)
         .route("/v1/subscriptions/{id}/redrive", post(redrive))
         .route("/v1/subscriptions/{id}/discard", post(discard))
         .route("/v1/subscriptions/{id}/audit", get(audit))
         .route("/v1/metrics", get(prometheus))
+        .route("/v1/snapshot", get(snapshot::snapshot))
+        .route("/v1/backup", post(change::backup))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -117,15 +133,7 @@ async fn plan(State(api): Shared) -> Answer<Value> {
 }
 
 async fn topics(State(api): Shared) -> Answer<Vec<TopicJson>> {
-    let Some(admin) = api.runtime.engine.admin() else {
-        let what = "this engine does not say what its topics and queues hold";
-        return Err(ApiError::new(
-            StatusCode::NOT_IMPLEMENTED,
-            Code::ADMIN_NOT_FOUND,
-            what,
-        ));
-    };
-    let topics = admin
+    let topics = admin(&api)?
         .destinations()
         .await?
         .into_iter()
@@ -142,21 +150,44 @@ async fn topics(State(api): Shared) -> Answer<Vec<TopicJson>> {
     Ok(Json(topics.collect()))
 }
 
+pub(super) fn admin(api: &Api) -> Result<Arc<dyn Admin>, ApiError> {
+    api.runtime.engine.admin().ok_or_else(|| {
+        let what = "this engine does not say what its topics and queues hold";
+        ApiError::new(StatusCode::NOT_IMPLEMENTED, Code::ADMIN_NOT_FOUND, what)
+    })
+}
+
 /// An engine that does not know is no reason not to answer.
-async fn depth(api: &Api, id: &SubscriptionId) -> Option<SubscriptionDepth> {
+pub(super) async fn depth(api: &Api, id: &SubscriptionId) -> Option<SubscriptionDepth> {
     let admin = api.runtime.engine.admin()?;
     admin.depth(id).await.ok()
 }
 
-async fn with_depth(api: &Api, running: Vec<Arc<Running>>) -> Vec<SubscriptionJson> {
+pub(super) async fn with_depth(api: &Api, running: Vec<Arc<Running>>) -> Vec<SubscriptionJson> {
     let all = running
         .iter()
         .map(|r| async move { SubscriptionJson::new(r, depth(api, &r.id).await) });
     join_all(all).await
 }
 
-async fn subscriptions(State(api): Shared) -> Answer<Vec<SubscriptionJson>> {
-    Ok(Json(with_depth(&api, api.runtime.registry.all()).await))
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SubscriptionsQuery {
+    #[serde(default)]
+    all: bool,
+}
+
+async fn subscriptions(
+    State(api): Shared,
+    query: Result<Query<SubscriptionsQuery>, QueryRejection>,
+) -> Answer<Vec<Value>> {
+    let all = read_query(query)?.all;
+    let running = with_depth(&api, api.runtime.registry.all()).await;
+    let mut list: Vec<Value> = running.iter().map(snapshot::value_of).collect();
+    if all {
+        list.extend(snapshot::idle(&api).await?);
+    }
+    Ok(Json(list))
 }
 
 async fn subscription(State(api): Shared, id: Id) -> Answer<Vec<SubscriptionJson>> {
@@ -211,7 +242,7 @@ struct ListQuery {
     limit: u32,
 }
 
-const fn default_limit() -> u32 {
+pub(super) const fn default_limit() -> u32 {
     100
 }
 
@@ -245,15 +276,16 @@ async fn failure(
 ) -> Answer<ShownJson> {
     let bad = |error: PathRejection| ApiError::bad_request(error.body_text());
     let Path((id, number)) = path.map_err(bad)?;
-    let record = api
-        .failures
-        .show(&parse_id(&id)?, FailureId(number))
-        .await?;
-    Ok(Json(ShownJson::from(&record)))
+    let (id, number) = (parse_id(&id)?, FailureId(number));
+    let record = api.failures.show(&id, number).await?;
+    let edited = api.failures.original(&id, number).await?;
+    let mut shown = ShownJson::from(&record);
+    shown.edited = edited.map(Into::into);
+    Ok(Json(shown))
 }
 
 async fn redrive(State(api): Shared, id: Id, body: Body) -> Answer<Done> {
-    let (id, wish) = (read_id(id)?, read_wish(body)?);
+    let (id, wish): (_, Wish) = (read_id(id)?, read_wish(body)?);
     let which = wish.selection()?;
     let count = api
         .failures
@@ -263,7 +295,7 @@ async fn redrive(State(api): Shared, id: Id, body: Body) -> Answer<Done> {
 }
 
 async fn discard(State(api): Shared, id: Id, body: Body) -> Answer<Done> {
-    let (id, wish) = (read_id(id)?, read_wish(body)?);
+    let (id, wish): (_, Wish) = (read_id(id)?, read_wish(body)?);
     let which = wish.selection()?;
     let count = api
         .failures
@@ -307,7 +339,7 @@ async fn prometheus(State(api): Shared) -> Response {
     }
 }
 
-fn members(api: &Api, id: &SubscriptionId) -> Result<Vec<Arc<Running>>, ApiError> {
+pub(super) fn members(api: &Api, id: &SubscriptionId) -> Result<Vec<Arc<Running>>, ApiError> {
     let members = api.runtime.registry.members(id);
     if members.is_empty() {
         return Err(ApiError::not_found(format!(
@@ -317,21 +349,21 @@ fn members(api: &Api, id: &SubscriptionId) -> Result<Vec<Arc<Running>>, ApiError
     Ok(members)
 }
 
-fn read_id(id: Id) -> Result<SubscriptionId, ApiError> {
+pub(super) fn read_id(id: Id) -> Result<SubscriptionId, ApiError> {
     let Path(id) = id.map_err(|error| ApiError::bad_request(error.body_text()))?;
     parse_id(&id)
 }
 
-fn parse_id(text: &str) -> Result<SubscriptionId, ApiError> {
+pub(super) fn parse_id(text: &str) -> Result<SubscriptionId, ApiError> {
     SubscriptionId::parse(text).map_err(|error| ApiError::bad_request(error.to_string()))
 }
 
-fn read_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+pub(super) fn read_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
     let Query(query) = query.map_err(|error| ApiError::bad_request(error.body_text()))?;
     Ok(query)
 }
 
-fn read_limit(limit: u32) -> Result<u32, ApiError> {
+pub(super) fn read_limit(limit: u32) -> Result<u32, ApiError> {
     if (1..=PAGE_MAX).contains(&limit) {
         return Ok(limit);
     }
@@ -340,7 +372,7 @@ fn read_limit(limit: u32) -> Result<u32, ApiError> {
     )))
 }
 
-fn read_wish(body: Body) -> Result<Wish, ApiError> {
+pub(super) fn read_wish<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, ApiError> {
     let body = body.map_err(|error| {
         let what = format!(
             "the body cannot be taken (at most {BODY_BYTES_MAX} bytes): {}",

@@ -408,3 +408,124 @@ async fn metrics_are_prometheus_text_with_fresh_depths() {
     world.handle.stop(Duration::from_secs(1)).await;
     assert_eq!(world.get("/v1/subscriptions").await.1, json!([]));
 }
+
+#[tokio::test]
+async fn messages_are_published_with_what_they_say_or_with_defaults() {
+    let world = world().await;
+    let path = "/v1/topics/topic%3Ashop.order/messages";
+    let messages = json!([
+        {"type": "placed", "payload": "{\"n\":1}", "key": "a", "headers": {"origin": "test"}},
+        {"type": "placed", "payload_base64": "/w==", "id": "0198c7a2-5b6e-7c31-9c55-3f6d2f1a9b10", "delay_ms": 60_000},
+    ]);
+    let (status, answer) = world.post(path, json!({ "messages": messages })).await;
+    assert_eq!(status, 200, "{answer}");
+    let results = answer["results"].as_array().unwrap();
+    assert_eq!(results[1]["id"], "0198c7a2-5b6e-7c31-9c55-3f6d2f1a9b10");
+    assert!(
+        results.iter().all(|result| result["error"].is_null()),
+        "{answer}"
+    );
+    for (body, status) in [
+        (json!({"messages": []}), 400),
+        (json!({"messages": [{"type": "", "payload": "1"}]}), 400),
+        (json!({"messages": [{"type": "placed"}]}), 400),
+        (
+            json!({"messages": [{"type": "placed", "payload": "1", "payload_base64": ""}]}),
+            400,
+        ),
+        (
+            json!({"messages": [{"type": "placed", "payload": "1", "id": "one"}]}),
+            400,
+        ),
+        (
+            json!({"messages": [{"type": "placed", "payload": "1", "headers": {"ce_id": "1"}}]}),
+            400,
+        ),
+        (
+            json!({"messages": [{"type": "placed", "payload": "1", "colour": 1}]}),
+            400,
+        ),
+    ] {
+        assert_eq!(world.post(path, body.clone()).await.0, status, "{body}");
+    }
+    let other = "/v1/topics/topic%3Aother/messages";
+    let body = json!({"messages": [{"type": "placed", "payload": "1"}]});
+    assert_eq!(world.post(other, body.clone()).await.0, 404);
+    let made = json!({"messages": body["messages"], "create": true});
+    assert_eq!(world.post(other, made).await.0, 200);
+}
+
+#[tokio::test]
+async fn what_the_engine_or_the_store_cannot_do_is_501() {
+    let world = world().await;
+    world.fail_two().await;
+    let base = format!("/v1/subscriptions/{ID}");
+    for path in [
+        "/v1/topics/topic:shop.order/messages",
+        "/v1/topics/topic:shop.order/messages/3",
+        "/v1/messages/0198c7a2-5b6e-7c31-9c55-3f6d2f1a9b10",
+        "/v1/flows/order-7",
+    ] {
+        let (status, error) = world.get(path).await;
+        assert_eq!(
+            (status, &error["code"]),
+            (501, &json!("PR-1603")),
+            "{path}: {error}"
+        );
+    }
+    for (path, body) in [
+        (
+            format!("{base}/seek"),
+            json!({"to": "latest", "dry_run": true}),
+        ),
+        (
+            format!("{base}/failures/1/edit"),
+            json!({"payload": "2", "reason": "r", "by": "b"}),
+        ),
+        ("/v1/backup".to_owned(), json!({"target": "/nowhere"})),
+    ] {
+        assert_eq!(world.post(&path, body).await.0, 501, "{path}");
+    }
+    for (path, body) in [
+        (
+            format!("{base}/seek"),
+            json!({"to": "noon", "dry_run": true}),
+        ),
+        (format!("{base}/seek"), json!({"to": "latest"})),
+        (
+            format!("{base}/failures/1/edit"),
+            json!({"payload": "2", "reason": "", "by": "b"}),
+        ),
+        ("/v1/backup".to_owned(), json!({"target": "relative"})),
+    ] {
+        assert_eq!(world.post(&path, body).await.0, 400, "{path}");
+    }
+    let unchanged = json!({"payload": "1", "reason": "r", "by": "b"});
+    let edit = world
+        .post(&format!("{base}/failures/1/edit"), unchanged)
+        .await;
+    assert_eq!(edit, (200, json!({"edited": false})));
+}
+
+#[tokio::test]
+async fn a_snapshot_has_counts_times_and_failures_of_each_subscription() {
+    let world = world().await;
+    world.fail_two().await;
+    let (status, snapshot) = world.get("/v1/snapshot").await;
+    assert_eq!(status, 200);
+    let one = &snapshot["subscriptions"][0];
+    assert_eq!((&one["id"], &one["failures"]), (&json!(ID), &json!(2)));
+    assert_eq!(
+        one["counts"]["failed"], 1,
+        "the second never ran: its key was parked"
+    );
+    assert_eq!(one["counts"]["dead"], 2);
+    assert_eq!(one["handler"]["count"], 1);
+    assert_eq!(snapshot["topics"][0]["destination"], "topic:shop.order");
+    world.handle.stop(Duration::from_secs(1)).await;
+    let (_, all) = world.get("/v1/subscriptions?all=true").await;
+    assert_eq!(
+        (&all[0]["id"], &all[0]["phase"]),
+        (&json!(ID), &json!("not_running"))
+    );
+}

@@ -8,10 +8,11 @@ mod describe;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use postrider_core::clock::Clock;
 use postrider_core::code::Code;
 use postrider_core::failure::{
-    AuditEntry, FailureGroup, FailureId, FailureRecord, FailureStore, Reason, Selection,
+    AuditEntry, FailureGroup, FailureId, FailureRecord, FailureStore, Original, Reason, Selection,
 };
 use postrider_core::fault::{Advice, Fault, FaultKind};
 use postrider_core::name::SubscriptionId;
@@ -125,6 +126,35 @@ impl Failures {
         store.discard(subscription, which, reason).await
     }
 
+    /// Replaces headers and body of a record that waits; its key and its original bytes stay. It is durable at return.
+    ///
+    /// # Errors
+    /// As [`Failures::redrive`]; `NotFound`; `Conflict` where it is on its way back; `Unsupported` where the store cannot. Nothing was changed.
+    pub async fn edit(
+        &self,
+        subscription: &SubscriptionId,
+        id: FailureId,
+        headers: Vec<(Bytes, Bytes)>,
+        body: Bytes,
+        (by, why): (&str, &str),
+    ) -> Result<(), Fault> {
+        let reason = self.reason(by, why)?;
+        let store = self.store(subscription)?;
+        store.edit(subscription, id, headers, body, reason).await
+    }
+
+    /// What a record held before it was edited; `None` where it never was.
+    ///
+    /// # Errors
+    /// As [`Failures::show`].
+    pub async fn original(
+        &self,
+        subscription: &SubscriptionId,
+        id: FailureId,
+    ) -> Result<Option<Original>, Fault> {
+        self.store(subscription)?.original(subscription, id).await
+    }
+
     /// What was done to the subscription's failures, the newest first, at most `limit` (and at most [`PAGE_MAX`]).
     ///
     /// # Errors
@@ -168,17 +198,14 @@ impl Failures {
         Ok(groups)
     }
 
-    fn reason(&self, by: &str, why: &str) -> Result<Reason, Fault> {
+    pub(crate) fn reason(&self, by: &str, why: &str) -> Result<Reason, Fault> {
         let bad = |text: String| {
             Err(Fault::new(FaultKind::Config, Advice::FixMessage, text)
                 .code(Code::ADMIN_BAD_REQUEST))
         };
         let (by, why) = (by.trim(), why.trim());
         if by.is_empty() || why.is_empty() {
-            return bad(
-                "a redrive or discard needs a reason and who gives it: it is kept in the audit"
-                    .into(),
-            );
+            return bad("this needs a reason and who gives it: it is kept in the audit".into());
         }
         if by.len() > REASON_BYTES_MAX || why.len() > REASON_BYTES_MAX {
             return bad(format!(

@@ -1,10 +1,12 @@
 //! The failure store over the log: a parked key is its parked records, in order.
 
 mod claims;
+mod edit;
 mod store;
 
 use std::sync::Arc;
 
+use postrider_core::browse::Sought;
 use postrider_core::clock::Timestamp;
 use postrider_core::code::Code;
 use postrider_core::failure::{
@@ -131,6 +133,11 @@ impl EmbeddedFailures {
     fn read(&self, subscription: &SubscriptionId, info: FailureInfo) -> Found<FailureRecord> {
         let failure = self.with(subscription, |log, sub, _| log.failure(sub, info.id))?;
         let facts = facts_of(&info, &failure.meta);
+        let original = convert::raw_of(&failure.record);
+        let raw = match edit::read(&failure.meta) {
+            Some(edited) => edited.apply(&original),
+            None => original,
+        };
         Ok(FailureRecord {
             id: FailureId(info.id.0),
             subscription: subscription.clone(),
@@ -143,7 +150,7 @@ impl EmbeddedFailures {
             draft: FailureDraft {
                 key: info.key,
                 facts,
-                raw: convert::raw_of(&failure.record),
+                raw,
             },
         })
     }
@@ -317,7 +324,34 @@ fn facts_of(info: &FailureInfo, meta: &[u8]) -> FailureFacts {
     })
 }
 
+/// What the reason of the log holds: who, why and when as JSON. What the log has no word for says its name and its count itself.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Noted {
+    #[serde(flatten)]
+    reason: Reason,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    action: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+}
+
+impl Noted {
+    fn text(reason: &Reason, action: Option<&str>, count: Option<u64>) -> String {
+        let noted = Self {
+            reason: reason.clone(),
+            action: action.map(str::to_owned),
+            count,
+        };
+        serde_json::to_string(&noted).unwrap_or_else(|_| reason.text.clone())
+    }
+}
+
 /// The audit keeps who, why and when as JSON in the reason of the log.
 fn reason_to_text(reason: &Reason) -> String {
-    serde_json::to_string(reason).unwrap_or_else(|_| reason.text.clone())
+    Noted::text(reason, None, None)
+}
+
+/// A seek in the audit, with how many messages it concerns.
+pub(crate) fn seek_reason(reason: &Reason, sought: &Sought) -> String {
+    Noted::text(reason, Some("seek"), Some(sought.skipped + sought.again))
 }

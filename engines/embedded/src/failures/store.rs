@@ -5,15 +5,15 @@ use postrider_core::Fut;
 use postrider_core::clock::Timestamp;
 use postrider_core::failure::{
     AuditEntry, Cause, CrashState, FailureDraft, FailureFacts, FailureGroup, FailureId,
-    FailureRecord, FailureStore, FinishError, KeyState, OpenState, Reason, RedriveOutcome,
-    RedriveToken, Redriven, Selection,
+    FailureRecord, FailureStore, FinishError, KeyState, OpenState, Original, Reason,
+    RedriveOutcome, RedriveToken, Redriven, Selection,
 };
 use postrider_core::fault::{Advice, Fault, FaultKind};
 use postrider_core::id::InstanceId;
 use postrider_core::name::SubscriptionId;
 use postrider_log::{self as log, FailureIn, FailureOp, Level, Park, Tx};
 
-use super::{EmbeddedFailures, PAGE_MAX, marked, reason_to_text, unknown_record};
+use super::{EmbeddedFailures, Noted, PAGE_MAX, edit, marked, reason_to_text, unknown_record};
 use crate::error::fault;
 use crate::names;
 use crate::settle;
@@ -155,17 +155,23 @@ impl FailureStore for EmbeddedFailures {
         limit: u32,
     ) -> Fut<'a, Result<Vec<FailureRecord>, Fault>> {
         Box::pin(async move {
-            let after = log::FailureId(after.map_or(0, |id| id.0));
+            let mut after = log::FailureId(after.map_or(0, |id| id.0));
             let max = usize::try_from(limit).unwrap_or(usize::MAX).min(PAGE_MAX);
-            let infos = self.with(subscription, |log, sub, _| {
-                log.failures(sub, group, after, max)
-            })?;
-            let mut records = Vec::with_capacity(infos.len());
-            for info in infos {
-                match self.read(subscription, info) {
-                    // Finished since it was listed.
-                    Err(fault) if fault.kind == FaultKind::NotFound => {}
-                    record => records.push(record?),
+            let mut records = Vec::new();
+            // Filled up where records end meanwhile: a short page is the last.
+            while records.len() < max {
+                let room = max - records.len();
+                let infos = self.with(subscription, |log, sub, _| {
+                    log.failures(sub, group, after, room)
+                })?;
+                let Some(last) = infos.last() else { break };
+                after = last.id;
+                for info in infos {
+                    match self.read(subscription, info) {
+                        // Finished since it was listed.
+                        Err(fault) if fault.kind == FaultKind::NotFound => {}
+                        record => records.push(record?),
+                    }
                 }
             }
             Ok(records)
@@ -222,6 +228,25 @@ impl FailureStore for EmbeddedFailures {
         })
     }
 
+    fn edit<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        id: FailureId,
+        headers: Vec<(Bytes, Bytes)>,
+        body: Bytes,
+        reason: Reason,
+    ) -> Fut<'a, Result<(), Fault>> {
+        Box::pin(self.replace(subscription, id, headers, body, reason))
+    }
+
+    fn original<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        id: FailureId,
+    ) -> Fut<'a, Result<Option<Original>, Fault>> {
+        Box::pin(std::future::ready(self.before_edit(subscription, id)))
+    }
+
     fn audit<'a>(
         &'a self,
         subscription: &'a SubscriptionId,
@@ -231,19 +256,18 @@ impl FailureStore for EmbeddedFailures {
             let max = usize::try_from(limit).unwrap_or(usize::MAX);
             let entries = self.with(subscription, |log, sub, _| log.failure_audit(sub, max))?;
             let entry = |audit: log::Audit| {
-                let plain = || Reason {
-                    by: String::new(),
-                    text: audit.reason.clone(),
-                    at: Timestamp(audit.at_ms),
-                };
                 let action = match audit.action {
                     log::Action::Redrive => "redrive",
                     log::Action::Discard | log::Action::DiscardMessage(_) => "discard",
                 };
-                let reason = serde_json::from_str(&audit.reason).unwrap_or_else(|_| plain());
+                let noted: Option<Noted> = serde_json::from_str(&audit.reason).ok();
+                let (reason, said, count) = match noted {
+                    Some(noted) => (noted.reason, noted.action, noted.count),
+                    None => (plain(audit.reason, audit.at_ms), None, None),
+                };
                 AuditEntry {
-                    action: action.to_owned(),
-                    count: audit.count,
+                    action: said.unwrap_or_else(|| action.to_owned()),
+                    count: count.unwrap_or(audit.count),
                     reason,
                 }
             };
@@ -335,6 +359,15 @@ impl FailureStore for EmbeddedFailures {
     }
 }
 
+/// A reason that was written by other means.
+fn plain(text: String, at_ms: u64) -> Reason {
+    Reason {
+        by: String::new(),
+        text,
+        at: Timestamp(at_ms),
+    }
+}
+
 impl EmbeddedFailures {
     /// Ends a claim, in the log and in memory.
     async fn end_claim(
@@ -359,6 +392,11 @@ impl EmbeddedFailures {
                     return Ok(None);
                 }
                 let key = log.failure_info(sub, id)?.and_then(|info| info.key);
+                // What a person edited stays edited when it fails again.
+                let reopened = match reopened {
+                    Some(failure) => Some(edit::carried(log, sub, id, failure)?),
+                    None => None,
+                };
                 let op = match (&outcome, reopened) {
                     (RedriveOutcome::Released, _) => None,
                     (_, Some(failure)) => Some(FailureOp::Reopen { sub, id, failure }),

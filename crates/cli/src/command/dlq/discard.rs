@@ -19,7 +19,7 @@ const BATCH: usize = 1000;
   postrider dlq discard payment@topic:shop.order --all --yes --reason \"test system\"", after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
     /// The subscription: SERVICE@topic:NAME or SERVICE@queue:NAME
-    #[arg(value_parser = subscription)]
+    #[arg(value_parser = subscription, add = crate::complete::subscriptions())]
     id: SubscriptionId,
     #[command(flatten)]
     which: Which,

@@ -7,10 +7,12 @@ use serde_json::Value;
 
 use super::records::{Pages, has_key, name};
 use crate::client::{Client, Place, encoded, of_subscription, subscription};
+use crate::command::message::{envelope_and_headers, payload};
 use crate::end::{EXIT_CODES, Exit, Result};
 use crate::output::{Output, Shown, cell, items, sheet, table};
 use crate::report::note;
-use crate::text::{age, now, plain, plain_lines};
+use crate::text::{age, now, plain};
+use crate::watch::Watch;
 
 #[derive(clap::Args)]
 #[command(before_help = "Examples:
@@ -18,8 +20,10 @@ use crate::text::{age, now, plain, plain_lines};
   postrider dlq groups payment@topic:shop.order -o json", after_help = EXIT_CODES)]
 pub(crate) struct Groups {
     /// Only of this subscription
-    #[arg(value_parser = subscription)]
+    #[arg(value_parser = subscription, add = crate::complete::subscriptions())]
     id: Option<SubscriptionId>,
+    #[command(flatten)]
+    watch: Watch,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -34,10 +38,10 @@ pub(crate) struct Groups {
   postrider dlq ls -o name | xargs -n 2 postrider dlq show       all in full", after_help = EXIT_CODES)]
 pub(crate) struct Ls {
     /// Only of this subscription
-    #[arg(value_parser = subscription)]
+    #[arg(value_parser = subscription, add = crate::complete::subscriptions())]
     id: Option<SubscriptionId>,
     /// Only of this group, as `dlq groups` writes it
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", add = crate::complete::groups())]
     group: Option<String>,
     /// Only of this key
     #[arg(long, value_name = "KEY")]
@@ -48,6 +52,8 @@ pub(crate) struct Ls {
     /// At most this many of a subscription
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     limit: u64,
+    #[command(flatten)]
+    watch: Watch,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -60,7 +66,7 @@ pub(crate) struct Ls {
   postrider dlq show payment@topic:shop.order 17 -o json | jq .payload", after_help = EXIT_CODES)]
 pub(crate) struct Show {
     /// The subscription: SERVICE@topic:NAME or SERVICE@queue:NAME
-    #[arg(value_parser = subscription)]
+    #[arg(value_parser = subscription, add = crate::complete::subscriptions())]
     id: SubscriptionId,
     /// The failure's number
     #[arg(value_name = "N")]
@@ -77,39 +83,42 @@ pub(super) async fn groups(arguments: Groups) -> Result {
         Some(id) => format!("/v1/failures?subscription={}", encoded(&id.to_string())),
         None => "/v1/failures".to_owned(),
     };
-    let groups = client.get(&path).await?;
-    if let (Some(id), []) = (&arguments.id, items(&groups)) {
-        // No failures, or no such subscription: the list tells them apart.
-        client
-            .get(&of_subscription(id, "/failures?limit=1"))
-            .await?;
-    }
-    let now = now();
+    let fetch = async || {
+        let groups = client.get(&path).await?;
+        if let (Some(id), []) = (&arguments.id, items(&groups)) {
+            // No failures, or no such subscription: the list tells them apart.
+            client
+                .get(&of_subscription(id, "/failures?limit=1"))
+                .await?;
+        }
+        Ok(groups)
+    };
     let row = |group: &Value| {
         [
             cell(group, "/count"),
             cell(group, "/subscription"),
-            age(&cell(group, "/first"), now),
-            age(&cell(group, "/last"), now),
+            age(&cell(group, "/first"), now()),
+            age(&cell(group, "/last"), now()),
             cell(group, "/sample"),
             cell(group, "/group"),
         ]
     };
     let heads = ["COUNT", "SUBSCRIPTION", "FIRST", "LAST", "SAMPLE", "GROUP"];
-    let text = || table(heads, items(&groups).iter().map(row).collect());
+    let text = |groups: &Value| table(heads, items(groups).iter().map(row).collect());
     let name = |group: &Value| cell(group, "/group");
-    arguments.output.write(&Shown::list(&groups, name, &text))?;
-    Ok(Exit::Ok)
+    let watch = arguments.watch;
+    watch.show(arguments.output, name, fetch, text).await
 }
 
 pub(super) async fn ls(arguments: Ls) -> Result {
     let client = arguments.place.client()?;
-    let mut all = Vec::new();
-    for id in wanted(&client, &arguments.id).await? {
-        all.extend(of_one(&client, &id, &arguments).await?);
-    }
-    let all = Value::Array(all);
-    let now = now();
+    let fetch = async || {
+        let mut all = Vec::new();
+        for id in wanted(&client, &arguments.id).await? {
+            all.extend(of_one(&client, &id, &arguments).await?);
+        }
+        Ok(Value::Array(all))
+    };
     let row = |record: &Value| {
         [
             cell(record, "/subscription"),
@@ -119,7 +128,7 @@ pub(super) async fn ls(arguments: Ls) -> Result {
             cell(record, "/message_type"),
             cell(record, "/key"),
             cell(record, "/attempts"),
-            age(&cell(record, "/failed_at"), now),
+            age(&cell(record, "/failed_at"), now()),
             cell(record, "/errors/0"),
         ]
     };
@@ -134,9 +143,9 @@ pub(super) async fn ls(arguments: Ls) -> Result {
         "FAILED",
         "ERROR",
     ];
-    let text = || table(heads, items(&all).iter().map(row).collect());
-    arguments.output.write(&Shown::list(&all, name, &text))?;
-    Ok(Exit::Ok)
+    let text = |all: &Value| table(heads, items(all).iter().map(row).collect());
+    let watch = arguments.watch;
+    watch.show(arguments.output, name, fetch, text).await
 }
 
 /// The one that was named, or all that have failures.
@@ -186,7 +195,7 @@ pub(super) async fn show(arguments: Show) -> Result {
     Ok(Exit::Ok)
 }
 
-fn text(failure: &Value) -> String {
+pub(super) fn text(failure: &Value) -> String {
     let now = now();
     let rows = [
         ("subscription", cell(failure, "/subscription")),
@@ -210,34 +219,17 @@ fn text(failure: &Value) -> String {
         rows.push(["error".to_owned(), cell(error, "")]);
     }
     let mut out = sheet(rows);
-    if let Some(Value::Object(envelope)) = failure.get("envelope") {
-        let fields = envelope
-            .iter()
-            .map(|(name, value)| [name.clone(), cell(value, "")]);
-        out.push_str(&format!("\nenvelope\n{}", sheet(fields.collect())));
-    }
-    let headers = items(failure.get("headers").unwrap_or(&Value::Null));
-    if !headers.is_empty() {
-        let fields = headers
-            .iter()
-            .map(|header| [cell(header, "/0"), cell(header, "/1")]);
-        out.push_str(&format!("\nheaders\n{}", sheet(fields.collect())));
-    }
+    out.push_str(&envelope_and_headers(failure));
     out.push_str(&payload(failure.get("payload").unwrap_or(&Value::Null)));
+    if let Some(edited) = failure.get("edited").filter(|edited| !edited.is_null()) {
+        out.push_str(&format!(
+            "\nedited by {}, {}: {}; before that\n",
+            plain(&cell(edited, "/by")),
+            age(&cell(edited, "/at"), now),
+            plain(&cell(edited, "/reason"))
+        ));
+        out.push_str(&envelope_and_headers(edited));
+        out.push_str(&payload(edited.get("payload").unwrap_or(&Value::Null)));
+    }
     out
-}
-
-fn payload(payload: &Value) -> String {
-    let cut = match payload.get("truncated").and_then(Value::as_bool) {
-        Some(true) => ", the beginning",
-        _ => "",
-    };
-    let (kind, body) = match payload.get("text").and_then(Value::as_str) {
-        Some(text) => ("", plain_lines(text)),
-        None => (", base64", plain(&cell(payload, "/base64"))),
-    };
-    format!(
-        "\npayload ({} bytes{kind}{cut})\n{body}\n",
-        cell(payload, "/bytes")
-    )
 }

@@ -1,6 +1,7 @@
-//! `postrider dlq`: failures of subscriptions. Look, redrive, discard.
+//! `postrider dlq`: failures of subscriptions. Look, edit, redrive, discard.
 
 mod discard;
+mod edit;
 mod look;
 mod records;
 mod redrive;
@@ -25,6 +26,8 @@ pub(crate) enum Verb {
     Show(look::Show),
     /// Hand failures back to their subscription, in key order: one first, then the rest.
     Redrive(redrive::Arguments),
+    /// Edit a failure's payload or headers, for the next redrive. What it was is kept beside.
+    Edit(edit::Arguments),
     /// Remove failures for good.
     Discard(discard::Arguments),
 }
@@ -35,6 +38,7 @@ pub(crate) async fn run(verb: Verb) -> Result {
         Verb::Ls(arguments) => look::ls(arguments).await,
         Verb::Show(arguments) => look::show(arguments).await,
         Verb::Redrive(arguments) => redrive::run(arguments).await,
+        Verb::Edit(arguments) => edit::run(arguments).await,
         Verb::Discard(arguments) => discard::run(arguments).await,
     }
 }

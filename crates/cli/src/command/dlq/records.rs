@@ -21,7 +21,7 @@ pub(super) struct Which {
     #[arg(value_name = "N", num_args = 1..=1000)]
     ids: Vec<u64>,
     /// All of this group, as `dlq groups` writes it
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", add = crate::complete::groups())]
     group: Option<String>,
     /// All of this key
     #[arg(long, value_name = "KEY")]

@@ -12,6 +12,7 @@ use crate::ask::{Progress, Sure};
 use crate::client::{Client, Place, of_subscription, subscription};
 use crate::end::{EXIT_CODES, Exit, Failure, Result, Stop};
 use crate::output::{Form, Output, Shown, cell, items, number, print, table};
+use crate::report::note;
 use crate::text::{count, duration, millis, span};
 
 /// Records that are on their way at once, unless one key has more.
@@ -28,7 +29,7 @@ const LOOK_LAST: Duration = Duration::from_millis(500);
   postrider dlq redrive payment@topic:shop.order --all --yes --reason \"the bank is back\"", after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
     /// The subscription: SERVICE@topic:NAME or SERVICE@queue:NAME
-    #[arg(value_parser = subscription)]
+    #[arg(value_parser = subscription, add = crate::complete::subscriptions())]
     id: SubscriptionId,
     #[command(flatten)]
     which: Which,
@@ -72,7 +73,15 @@ pub(super) async fn run(arguments: Arguments) -> Result {
         tally.write(&arguments, &ids)?;
         return Ok(Exit::Ok);
     }
-    if !arguments.no_wait {
+    let stopped = client.is_stopped().await;
+    if stopped && !arguments.no_wait {
+        let dir = client.dir().display();
+        note(&format!(
+            "nothing runs on {dir}: they are marked, and handled when their service starts"
+        ));
+    }
+    let waits = !arguments.no_wait && !stopped;
+    if waits {
         takes(&client, id).await?;
     }
     arguments.sure.confirm(&format!("redrive {many}?")).await?;
@@ -84,6 +93,7 @@ pub(super) async fn run(arguments: Arguments) -> Result {
         let mut work = Work {
             client: &client,
             arguments: &arguments,
+            waits,
             kept,
             tally: &mut tally,
             progress: &mut progress,
@@ -212,6 +222,8 @@ impl Tally {
 struct Work<'a> {
     client: &'a Client,
     arguments: &'a Arguments,
+    /// Whether one is tried first, and their outcomes are waited for.
+    waits: bool,
     kept: Kept,
     tally: &'a mut Tally,
     progress: &'a mut Progress,
@@ -219,7 +231,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     async fn all(&mut self, units: &[Unit]) -> Result {
-        let Some((first, rest)) = units.split_first().filter(|_| !self.arguments.no_wait) else {
+        let Some((first, rest)) = units.split_first().filter(|_| self.waits) else {
             return self.hand_back_all(units).await;
         };
         self.try_one(first, rest).await?;

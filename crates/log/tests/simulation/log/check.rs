@@ -291,9 +291,11 @@ impl World {
                 Level::Os | Level::Interval(_) => *written = ticket.lsn.max(*written),
                 Level::Memory => {}
             }
-            published
-                .iter()
-                .for_each(|(stream, offset, id)| self.saw(*stream, *offset, *id));
+            if ticket.level == Level::Fsync {
+                published
+                    .iter()
+                    .for_each(|(stream, offset, id)| self.saw(*stream, *offset, *id));
+            }
             self.count("confirmed");
         }
     }
