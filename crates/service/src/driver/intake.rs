@@ -53,6 +53,7 @@ impl Driver {
             }
             LogEvent::Lost { at } => {
                 self.commits.remove(&at);
+                self.committing.remove(&at);
                 self.inputs.push_back(Input::Lost { at });
             }
             LogEvent::DataLoss { at, asked, first } => self.fail(DriverError::DataLoss {
@@ -61,6 +62,7 @@ impl Driver {
                 asked: asked.0,
                 first: first.0,
             }),
+            LogEvent::Committed(results) => self.shards_committed(results),
             LogEvent::Idle => {}
         }
     }

@@ -101,6 +101,8 @@ pub(super) struct Driver {
     pub(super) to_publish: VecDeque<(Slot, u64)>,
     pub(super) publishing: u32,
     pub(super) commits: BTreeMap<ShardEpoch, (Commit, u32)>,
+    /// Given to the source, which has not said yet what became of them.
+    pub(super) committing: BTreeMap<ShardEpoch, (Commit, u32)>,
     pub(super) revoked: Vec<ShardEpoch>,
     pub(super) credit: Credit,
     pub(super) alarms: BTreeSet<(Mono, Alarm)>,
@@ -251,6 +253,7 @@ impl Driver {
             to_publish: VecDeque::new(),
             publishing: 0,
             commits: BTreeMap::new(),
+            committing: BTreeMap::new(),
             revoked: Vec::new(),
             credit: NO_ROOM,
             alarms: BTreeSet::new(),

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::Outcome;
 use super::child::{FromChild, Services, engine_dir};
-use super::directory::Prepared;
+use super::directory::{Prepared, engine_url};
 use super::kills::KillPlan;
 use super::show::Show;
 use super::tally::Tally;
@@ -107,8 +107,10 @@ impl Run {
         let server = Server::start(&dir, options.seed, dial.clone())?;
         let default_rate =
             matches!(prepared.orders, Orders::MadeUp(_)).then_some(Options::RATE_DEFAULT);
+        let engine = options.engine.as_deref();
+        let engine = engine.map(|url| engine_url(&dir, url)).transpose()?;
         let setup = Setup {
-            engine: options.engine.clone(),
+            engine,
             seed: options.seed,
             orders: prepared.orders.clone(),
             rate: options.rate.or(default_rate),
