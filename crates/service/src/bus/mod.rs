@@ -324,8 +324,7 @@ impl Bus {
     #[cfg(all(feature = "admin", unix))]
     pub(crate) fn serve_admin(&self) {
         let mut admin = self.inner.admin.lock();
-        let named = self.inner.options.admin_directory.as_deref();
-        let Some(directory) = self.inner.runtime.engine.directory().or(named) else {
+        let Some(directory) = self.inner.runtime.engine.directory() else {
             return;
         };
         if admin.is_none() {

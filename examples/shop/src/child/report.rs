@@ -116,7 +116,9 @@ async fn waiting(services: &Services, progress: &mut Progress) -> Result<(), Str
 }
 
 async fn failures(services: &Services, progress: &mut Progress) -> Result<(), String> {
-    let failures = services.bus.failures();
+    let Some(failures) = services.bus.failure_store() else {
+        return Ok(());
+    };
     let groups = failures.groups(None).await.map_err(|e| e.to_string())?;
     for group in &groups {
         progress.failures += group.count;
@@ -132,7 +134,6 @@ async fn failures(services: &Services, progress: &mut Progress) -> Result<(), St
         return Ok(());
     }
     let mut subscriptions: Vec<_> = groups.iter().map(|g| &g.subscription).collect();
-    subscriptions.sort();
     subscriptions.dedup();
     for subscription in subscriptions {
         let mut after = None;
