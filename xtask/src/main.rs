@@ -3,6 +3,7 @@
 
 mod bench;
 mod durability;
+mod engines;
 mod examples;
 mod floors;
 mod light;
@@ -50,6 +51,8 @@ enum Task {
     Light,
     /// The examples run and end by themselves
     Examples,
+    /// The conformance cases and the demo on real servers, where POSTRIDER_TEST_KAFKA_URL and POSTRIDER_TEST_RABBITMQ_URL name them
+    Engines,
     /// `kill -9` of the real binary under load; the ledger must balance
     Process(process::Options),
     /// The simulations at random, in turns, until the time is over
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Task::Readme => readme::run(&workspace),
         Task::Light => light::run(&workspace),
         Task::Examples => examples::run(&workspace),
+        Task::Engines => engines::run(&workspace),
         Task::Process(options) => process::run(&workspace, &options),
         Task::Swarm(options) => swarm::run(&workspace, &options),
         Task::DurabilityReport(options) => durability::run(&workspace, &options),

@@ -46,6 +46,9 @@ pub(crate) struct Options {
     /// The `postrider` to test, instead of a release build of this checkout
     #[arg(long)]
     binary: Option<PathBuf>,
+    /// The engine to run on, instead of the embedded one
+    #[arg(long, value_name = "URL")]
+    engine: Option<String>,
 }
 
 impl Options {
@@ -57,6 +60,7 @@ impl Options {
             orders: 10_000,
             seed: 1,
             binary: None,
+            engine: None,
         }
     }
 }
@@ -125,9 +129,28 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<Tally> {
     Ok(tally)
 }
 
-/// The release build of this checkout.
+/// Orders and kills of a run on a real server.
+const ENGINE_ORDERS: u64 = 300;
+const ENGINE_KILLS: u64 = 3;
+
+/// The demo on a server, unchanged, with kills: nothing may be lost or done twice there either.
+pub(crate) fn on_engine(workspace: &Workspace, name: &str, url: &str) -> Result<Tally> {
+    let options = Options {
+        orders: ENGINE_ORDERS,
+        engine: Some(url.to_owned()),
+        ..Options::ci()
+    };
+    let bench = Bench::prepare(workspace, &options)?;
+    let mut tally = Tally::default();
+    bench.test(&mut tally, &format!("demo_on_{name}_balances"), || {
+        bench.run_to_the_end(name, "default", ENGINE_KILLS)
+    });
+    Ok(tally)
+}
+
+/// The release build of this checkout, with all engines: one binary for all that is run.
 fn build(workspace: &Workspace) -> Result<PathBuf> {
-    let build = Cmd::cargo("build --release").dir(&workspace.root);
+    let build = Cmd::cargo("build --release --features kafka,rabbitmq").dir(&workspace.root);
     println!("$ {build}");
     build.show(|_| {})?;
     Ok(workspace.target.join("release/postrider"))
@@ -293,6 +316,7 @@ impl Bench {
                 "--deadline",
                 STUCK,
             ])
+            .args(self.options.engine.iter().flat_map(|url| ["--engine", url]))
     }
 
     fn log_file(&self, data: &str) -> PathBuf {

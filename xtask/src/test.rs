@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::sh::Cmd;
 use crate::tally::Tally;
 use crate::workspace::Workspace;
-use crate::{examples, floors, light, process, readme, tidy};
+use crate::{engines, examples, floors, light, process, readme, tidy};
 
 /// Seeds of each simulation beside the other tests, of those of the log in a step of their own, and in a quick run.
 const SEEDS_CI: u32 = 500;
@@ -102,13 +102,14 @@ fn steps(options: &Options) -> Vec<Step> {
                 process::run(workspace, &process::Options::ci())
             }),
         ),
+        step("engines", Action::Task("cargo xtask engines", engines::run)),
     ]);
     steps
 }
 
 /// Unit, script, property, compile-fail and simulation tests, and the examples in the documentation.
 fn all_tests(options: &Options) -> Cmd {
-    Cmd::cargo("test --workspace --all-features")
+    engines::without(Cmd::cargo("test --workspace --all-features"))
         .args(options.keep_going.then_some("--no-fail-fast"))
         .env("POSTRIDER_SEEDS", SEEDS_CI)
 }
@@ -130,10 +131,12 @@ fn whole_simulation(options: &Options) -> Cmd {
 
 /// Without the doc tests, and without the tests named `compile_fail…`, which build a tree of their own.
 fn quick_tests(options: &Options) -> Cmd {
-    Cmd::cargo("test --workspace --all-features --lib --bins --tests")
-        .args(options.keep_going.then_some("--no-fail-fast"))
-        .args(["--", "--skip", "compile_fail"])
-        .env("POSTRIDER_SEEDS", SEEDS_QUICK)
+    engines::without(Cmd::cargo(
+        "test --workspace --all-features --lib --bins --tests",
+    ))
+    .args(options.keep_going.then_some("--no-fail-fast"))
+    .args(["--", "--skip", "compile_fail"])
+    .env("POSTRIDER_SEEDS", SEEDS_QUICK)
 }
 
 fn run_step(workspace: &Workspace, step: &Step) -> Done {
@@ -199,6 +202,11 @@ fn summary(done: &[Done]) -> Tally {
             "{:<12} {:<8} {took:>9} {passed:>8} {failed:>8}",
             one.name, one.result
         );
+    }
+    if done.iter().any(|one| one.name == "engines") {
+        engines::untested()
+            .iter()
+            .for_each(|line| println!("{line}"));
     }
     let total = done.iter().map(|one| one.took).sum();
     println!("{:<12} {:<8} {:>9}\n", "all", "", seconds(total));

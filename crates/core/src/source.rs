@@ -200,6 +200,9 @@ pub enum LogEvent {
         /// The first that is kept.
         first: Position,
     },
+    /// Commits were stored: each survives what the engine's durability says. Or they were not: a fault with `Fenced` where the ownership is over and
+    /// nothing moved; anything else may be committed again.
+    Committed(Vec<(ShardEpoch, Result<(), Fault>)>),
     /// Nothing for a while.
     Idle,
 }
@@ -237,11 +240,9 @@ pub trait LogSource: Send {
     /// As [`LeaseSource::next`].
     fn next<'a>(&'a mut self, room: Credit) -> Fut<'a, Result<LogEvent, Fault>>;
 
-    /// Stores progress. At return it survives what the engine's durability says.
-    ///
-    /// # Errors
-    /// `Fenced` where the epoch is stale: nothing moved.
-    fn commit<'a>(&'a mut self, at: ShardEpoch, commit: Commit) -> Fut<'a, Result<(), Fault>>;
+    /// Begins to store progress of several shards, and does not wait for it: what became of each comes as [`LogEvent::Committed`], once. At most one
+    /// commit of a shard is outstanding. A source whose ownership is over answers `Fenced`.
+    fn commit(&mut self, commits: Vec<(ShardEpoch, Commit)>);
 
     /// Goes to another position; records already handed over are void.
     ///

@@ -15,6 +15,7 @@ use crate::outage::Outages;
 use crate::outbox::Outbox;
 use crate::retry::Budget;
 use crate::shard::Shard;
+use crate::suspects::CrashGuard;
 use crate::timers::{Alarm, Timers};
 
 /// Where the kernel stands in its life.
@@ -39,7 +40,7 @@ pub(crate) enum Phase {
 /// use postrider_kernel::{Config, Input, Kernel, Output};
 ///
 /// let mut kernel = Kernel::new(Config::lease(Policy::default(), Some(Duration::from_secs(30))), 7);
-/// kernel.handle(Mono::default(), Input::Opened { parked: vec![] });
+/// kernel.handle(Mono::default(), Input::Opened { crash: Default::default(), parked: vec![] });
 /// assert!(matches!(kernel.poll_output(), Some(Output::Credit { .. })));
 /// assert_eq!(kernel.poll_output(), None);
 /// ```
@@ -68,12 +69,7 @@ pub struct Kernel {
     /// Keys that are parked, as far as is known: a wrong yes is corrected by `NotParked`.
     pub(crate) parked: HashSet<Bytes>,
     pub(crate) budget: Budget,
-    /// Messages that were asked for and not answered yet: each keeps a place among the handlers.
-    pub(crate) asking: u32,
-    /// `Gone` that are not stored yet.
-    pub(crate) going: u32,
-    /// Messages that came in without a count of hand-overs, of a lease source.
-    pub(crate) uncounted: u32,
+    pub(crate) crash: CrashGuard,
     pub(crate) outages: Outages,
     pub(crate) shards: BTreeMap<u32, Shard>,
     pub(crate) window: Window,
@@ -109,9 +105,7 @@ impl Kernel {
             running: 0,
             parked: HashSet::new(),
             budget: Budget::new(config.policy.budget),
-            asking: 0,
-            going: 0,
-            uncounted: 0,
+            crash: CrashGuard::new(config.failure_store),
             outages: Outages::default(),
             shards: BTreeMap::new(),
             window: Window::new(&limits, config.redrive_messages_max()),
@@ -146,8 +140,9 @@ impl Kernel {
 
     fn apply(&mut self, input: Input) {
         match input {
-            Input::Opened { parked } => {
+            Input::Opened { crash, parked } => {
                 self.phase = Phase::Open;
+                self.crash.opened(crash);
                 self.parked.extend(parked);
             }
             Input::Messages(incoming) => incoming.into_iter().for_each(|m| self.receive(m)),
@@ -159,8 +154,7 @@ impl Kernel {
             Input::SettleLost(slots) => self.settle_lost(&slots),
             Input::NotParked(slots) => self.not_parked(&slots),
             Input::KeyFree(key) => self.key_free(&key),
-            Input::Answer { slot, id, verdict } => self.answered(slot, id, verdict),
-            Input::GoneNoted(count) => self.going = self.going.saturating_sub(count),
+            Input::CrashStateNoted => self.crash.noted(),
             Input::Assigned { at, resume } => self.assigned(at, &resume),
             Input::Revoking { at, deadline } => self.revoking(at, deadline),
             Input::Lost { at } => self.shard_lost(at),
@@ -193,6 +187,11 @@ impl Kernel {
             self.park_staged(lane);
         }
         self.pump_due();
+        if self.may_clear_crashes()
+            && let Some(state) = self.crash.maybe_clear()
+        {
+            self.out.push(Output::NoteCrashState(state));
+        }
         self.dispatch();
         self.commit_shards();
         self.maybe_drained();
@@ -261,7 +260,9 @@ impl Kernel {
         };
         self.disarm(&message);
         self.window.leave(message.size, message.is_redriven());
-        self.unwatch(&message);
+        if message.probation {
+            self.crash.unwatch();
+        }
         if message.lane.is_none() && message.is_backing_off() {
             self.free_blocked -= 1;
         }

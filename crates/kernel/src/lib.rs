@@ -25,7 +25,6 @@
 
 pub mod config;
 pub mod io;
-pub mod suspects;
 
 mod credit;
 mod describe;
@@ -43,12 +42,11 @@ mod park;
 mod retry;
 mod settle;
 mod shard;
+mod suspects;
 mod timers;
-mod watch;
 mod watermark;
 
 pub use config::Config;
 pub use describe::{Bound, Description};
-pub use io::{Incoming, Input, Origin, Outcome, Output, Slot, Verdict};
+pub use io::{Incoming, Input, Origin, Outcome, Output, Slot};
 pub use kernel::Kernel;
-pub use suspects::Suspects;

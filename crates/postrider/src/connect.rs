@@ -18,6 +18,7 @@ pub trait Connect: Sized {
     /// | `embedded:DIR` | durable, in this process, in that directory (`embedded:./data`, `embedded:///var/lib/shop`) |
     /// | `memory:` | the same engine on a memory disk: gone with the process |
     /// | `amqp://USER:PASSWORD@HOST:PORT/VHOST` | RabbitMQ 4.0 or later; `amqps` for TLS |
+    /// | `kafka://HOST:PORT,…` | Apache Kafka, in the clear; with the feature `kafka` |
     ///
     /// | option | of | means | default |
     /// |---|---|---|---|
@@ -28,6 +29,9 @@ pub trait Connect: Sized {
     /// | `hold_max_s` | `amqp` | the server's consumer timeout, in seconds | 1800 |
     /// | `message_bytes_max` | `amqp` | the server's largest message | 16 MiB |
     /// | `heartbeat_s` | `amqp` | seconds between heartbeats | 10 |
+    /// | `prefix` | `kafka` | what topics and groups begin with | nothing |
+    /// | `partitions` | `kafka` | partitions of a topic that is created: the most members that work at once | 8 |
+    /// | `replication` | `kafka` | copies of a topic that is created | as the broker says |
     ///
     /// A directory is recovered (under 0.3 s by default) on a thread of the runtime that may block, not on the caller's.
     ///
@@ -99,6 +103,8 @@ async fn open(url: &EngineUrl<'_>, options: &BusOptions) -> Result<Arc<dyn Engin
         "memory" => crate::local::memory(url, options),
         #[cfg(feature = "rabbitmq")]
         "amqp" | "amqps" => crate::rabbit::open(url).await,
+        #[cfg(feature = "kafka")]
+        "kafka" => crate::kafka::open(url, options).await,
         other => {
             let _ = options;
             Err(unknown(other))
@@ -116,6 +122,13 @@ fn unknown(scheme: &str) -> Error {
         ("embedded" | "memory", _) => error
             .why("the program was built without the feature that brings it")
             .remedy("build with the cargo feature `embedded` of `postrider`"),
+        (_, Some((_, feature @ ("kafka" | "rabbitmq")))) => error
+            .why(format!(
+                "the cargo feature `{feature}` brings it, and this program was built without it"
+            ))
+            .remedy(format!(
+                "build with it: cargo run --release --features {feature} -- …"
+            )),
         (_, Some((_, feature))) => error
             .why(format!(
                 "the cargo feature `{feature}` will bring it; this version does not have it yet"
@@ -134,12 +147,18 @@ mod tests {
 
     #[tokio::test]
     async fn an_unknown_scheme_names_the_feature_that_would_bring_it() {
-        let error = connect("kafka://broker:9092").await.err().unwrap();
+        let error = connect("nats://broker:4222").await.err().unwrap();
         assert_eq!(error.code(), Code::URL_UNKNOWN_SCHEME);
         assert!(
-            error.to_string().contains("cargo feature `kafka`"),
+            error.to_string().contains("cargo feature `nats`"),
             "{error}"
         );
+        #[cfg(not(feature = "kafka"))]
+        {
+            let error = connect("kafka://broker:9092").await.err().unwrap();
+            assert_eq!(error.code(), Code::URL_UNKNOWN_SCHEME);
+            assert!(error.to_string().contains("--features kafka"), "{error}");
+        }
         let error = connect("kafak://broker").await.err().unwrap();
         assert!(error.to_string().contains("misspelt"), "{error}");
     }

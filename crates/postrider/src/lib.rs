@@ -27,10 +27,13 @@
 //! |---|---|---|
 //! | `embedded` | `embedded:DIR` and `memory:` | yes |
 //! | `admin` | the admin API on `DIR/admin.sock` | yes |
+//! | `kafka` | `kafka://…`: Apache Kafka; needs a C and a C++ compiler and make | no |
 //! | `sqlite` | the store `Sqlite`; needs a C compiler | no |
 
 mod connect;
 mod durations;
+#[cfg(feature = "kafka")]
+mod kafka;
 #[cfg(feature = "embedded")]
 mod local;
 pub mod prelude;

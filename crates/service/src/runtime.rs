@@ -30,11 +30,10 @@ impl Runtime {
         entropy: Arc<dyn Entropy>,
         recorder: Arc<dyn Recorder>,
     ) -> Self {
-        let instance = InstanceId(entropy.next_u64());
         Self {
-            instance,
+            instance: InstanceId(entropy.next_u64()),
             publisher: Arc::new(Observed::new(publisher, Arc::clone(&recorder))),
-            registry: Arc::new(Registry::new(instance)),
+            registry: Arc::new(Registry::new()),
             engine,
             clock,
             entropy,

@@ -1,8 +1,11 @@
 //! A topic or queue as a log: one shard, positions, a watermark under a group's name.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::{Either, select};
 use postrider_core::Fut;
 use postrider_core::code::Code;
 use postrider_core::fault::{Advice, Fault, FaultKind};
@@ -33,7 +36,12 @@ pub(crate) struct EmbeddedReader {
     at: ShardEpoch,
     next: Offset,
     stage: Stage,
+    /// Commits whose end was not told yet, the oldest first.
+    storing: VecDeque<Storing>,
 }
+
+/// A commit that waits to be durable, or was refused.
+type Storing = (ShardEpoch, Result<log::Ticket, Fault>);
 
 #[derive(Debug)]
 enum Stage {
@@ -88,6 +96,7 @@ impl EmbeddedReader {
             at,
             next: state.watermark,
             stage: Stage::Assigned(resume),
+            storing: VecDeque::new(),
         })
     }
 
@@ -184,6 +193,25 @@ impl EmbeddedReader {
         stored.map_err(|ended| ended.fault())?
     }
 
+    /// The oldest commit, once it is durable. CANCEL: it stays the oldest until then.
+    async fn stored(shared: &Shared, storing: &mut VecDeque<Storing>) -> LogEvent {
+        let Some((_, stored)) = storing.front() else {
+            return std::future::pending().await;
+        };
+        let result = match stored {
+            Ok(ticket) => {
+                let confirmed = shared.confirmed(ticket).await;
+                Some(confirmed.map_err(|ended| ended.fault().unknown_effect()))
+            }
+            Err(_) => None,
+        };
+        let Some((at, stored)) = storing.pop_front() else {
+            return LogEvent::Idle;
+        };
+        let result = result.unwrap_or_else(|| stored.map(drop));
+        LogEvent::Committed(vec![(at, result)])
+    }
+
     fn goto(&mut self, at: ShardEpoch, to: SeekTo) -> Result<(), Fault> {
         let found = self.shared.stage(|log, _| {
             self.check(log, at)?;
@@ -227,30 +255,38 @@ fn trimmed(asked: Offset, first: Offset) -> Fault {
 impl LogSource for EmbeddedReader {
     fn next<'a>(&'a mut self, room: Credit) -> Fut<'a, Result<LogEvent, Fault>> {
         Box::pin(async move {
-            if let Stage::Gone = self.stage {
-                return Err(fenced(&self.group));
-            }
             let shared = Arc::clone(&self.shared);
+            if let Stage::Gone = self.stage {
+                return match self.storing.is_empty() {
+                    true => Err(fenced(&self.group)),
+                    false => Ok(Self::stored(&shared, &mut self.storing).await),
+                };
+            }
             loop {
                 let woken = shared.grown.notified();
                 tokio::pin!(woken);
                 woken.as_mut().enable();
+                let stored = Self::stored(&shared, &mut self.storing).now_or_never();
+                if let Some(event) = stored {
+                    return Ok(event);
+                }
                 if let Some(event) = self.look(room)? {
                     return Ok(event);
                 }
-                shared.until(woken).await;
+                let stored = std::pin::pin!(Self::stored(&shared, &mut self.storing));
+                let woken = std::pin::pin!(shared.until(woken));
+                if let Either::Left((event, _)) = select(stored, woken).await {
+                    return Ok(event);
+                }
             }
         })
     }
 
-    fn commit<'a>(&'a mut self, at: ShardEpoch, commit: Commit) -> Fut<'a, Result<(), Fault>> {
-        Box::pin(async move {
-            let ticket = self.store(at, &commit)?;
-            self.shared
-                .confirmed(&ticket)
-                .await
-                .map_err(|ended| ended.fault().unknown_effect())
-        })
+    fn commit(&mut self, commits: Vec<(ShardEpoch, Commit)>) {
+        for (at, commit) in commits {
+            let stored = self.store(at, &commit);
+            self.storing.push_back((at, stored));
+        }
     }
 
     fn seek<'a>(&'a mut self, at: ShardEpoch, to: SeekTo) -> Fut<'a, Result<(), Fault>> {

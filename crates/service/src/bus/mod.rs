@@ -324,7 +324,8 @@ impl Bus {
     #[cfg(all(feature = "admin", unix))]
     pub(crate) fn serve_admin(&self) {
         let mut admin = self.inner.admin.lock();
-        let Some(directory) = self.inner.runtime.engine.directory() else {
+        let named = self.inner.options.admin_directory.as_deref();
+        let Some(directory) = self.inner.runtime.engine.directory().or(named) else {
             return;
         };
         if admin.is_none() {

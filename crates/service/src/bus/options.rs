@@ -1,6 +1,7 @@
 //! What can be said of a bus.
 
 use std::hash::{BuildHasher as _, RandomState};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -27,6 +28,8 @@ pub struct BusOptions {
     pub clock: Arc<dyn Clock>,
     /// Where ids and jitter come from. Default: keys from the operating system.
     pub entropy: Arc<dyn Entropy>,
+    /// Where the admin API is served (`DIR/admin.sock`) on an engine that owns no directory. Default: nowhere. An engine that owns one serves it there.
+    pub admin_directory: Option<PathBuf>,
     /// Where metrics go. Default: the memory of this process, for the admin API and [`Metrics::text`].
     pub recorder: Arc<dyn Recorder>,
 }
@@ -40,6 +43,7 @@ impl Default for BusOptions {
             window_bytes_max: 64 << 20,
             clock: Arc::new(HostClock::default()),
             entropy: Arc::new(HostEntropy::default()),
+            admin_directory: None,
             recorder: Arc::new(Metrics::new()),
         }
     }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use postrider_core::clock::Mono;
-use postrider_core::crash::CrashState;
 use postrider_core::engine::{CommitError, Receipt};
 use postrider_core::failure::{FinishError, KeyState, RedriveToken, Redriven};
 use postrider_core::fault::Fault;
@@ -68,8 +67,7 @@ pub(super) enum HomeAnswer {
     Kept,
     Finished(KeyState),
     Claimed(Vec<Redriven>),
-    /// What is known of crashes after a note.
-    Noted(CrashState),
+    Noted,
 }
 
 /// Exponential, between half and all of it by chance.

@@ -26,7 +26,7 @@ impl Driver {
         self.source_works();
         let mut incoming = Vec::with_capacity(leased.len());
         for leased in leased {
-            let deliveries = leased.deliveries;
+            let deliveries = leased.deliveries.unwrap_or(0);
             let origin = Origin::Lease {
                 until: leased.until,
             };
@@ -53,6 +53,7 @@ impl Driver {
             }
             LogEvent::Lost { at } => {
                 self.commits.remove(&at);
+                self.committing.remove(&at);
                 self.inputs.push_back(Input::Lost { at });
             }
             LogEvent::DataLoss { at, asked, first } => self.fail(DriverError::DataLoss {
@@ -61,6 +62,7 @@ impl Driver {
                 asked: asked.0,
                 first: first.0,
             }),
+            LogEvent::Committed(results) => self.shards_committed(results),
             LogEvent::Idle => {}
         }
     }
@@ -166,7 +168,7 @@ impl Driver {
             key: held.key.clone(),
             size: held.raw.size() as u64,
             retry: look.retry,
-            deliveries: None,
+            deliveries: 0,
             key_parked: false,
             unreadable: look.unreadable,
             skip: look.skip,

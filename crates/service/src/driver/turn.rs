@@ -1,20 +1,15 @@
 //! One turn: feed the kernel, do what it says, make the calls that became due.
 
-use std::time::Duration;
-
-use postrider_core::fault::{Advice, FaultKind};
-use postrider_core::source::{ShardEpoch, Source};
+use postrider_core::fault::{Advice, Fault, FaultKind};
+use postrider_core::source::{Commit, ShardEpoch, Source};
 use postrider_kernel::Input;
 
 use super::calls::{Returned, backoff};
 use super::error::DriverError;
 use super::run::{Alarm, Driver};
 
-/// How long a commit of a log source may take before it is made again.
-const COMMIT_MAX: Duration = Duration::from_secs(30);
-
 impl Driver {
-    /// Feeds the kernel until it wants nothing more, then makes the calls. The only `await` in it is a log source's commit, which needs the source.
+    /// Feeds the kernel until it wants nothing more, then makes the calls. The only `await` in it gives a log source's shards back, which needs the source.
     pub(super) async fn turn(&mut self) {
         loop {
             self.feed();
@@ -66,51 +61,67 @@ impl Driver {
         if waits {
             return;
         }
-        let due: Vec<ShardEpoch> = self.commits.keys().copied().collect();
-        for at in due {
-            self.commit_shard(at).await;
-        }
+        self.commit_shards();
         for at in std::mem::take(&mut self.revoked) {
             self.tell_revoked(at).await;
         }
     }
 
-    async fn commit_shard(&mut self, at: ShardEpoch) {
+    /// One call for all shards that have something new; the source says later what became of it.
+    fn commit_shards(&mut self) {
         let Source::Log(source) = &mut self.source else {
             return;
         };
-        let Some((commit, tries)) = self.commits.remove(&at) else {
+        let due = std::mem::take(&mut self.commits);
+        if due.is_empty() {
             return;
-        };
-        let result = tokio::time::timeout(COMMIT_MAX, source.commit(at, commit.clone())).await;
-        let fault = match result {
-            Ok(Ok(())) => {
+        }
+        let commits = due.iter().map(|(at, (commit, _))| (*at, commit.clone()));
+        source.commit(commits.collect());
+        self.committing.extend(due);
+    }
+
+    pub(super) fn shards_committed(&mut self, results: Vec<(ShardEpoch, Result<(), Fault>)>) {
+        for (at, stored) in results {
+            // Of an ownership that is over nobody waits for it.
+            if let Some((commit, tries)) = self.committing.remove(&at) {
+                self.shard_committed(at, commit, tries, stored);
+            }
+        }
+    }
+
+    fn shard_committed(
+        &mut self,
+        at: ShardEpoch,
+        commit: Commit,
+        tries: u32,
+        stored: Result<(), Fault>,
+    ) {
+        let fault = match stored {
+            Ok(()) => {
                 self.inputs.push_back(Input::Committed { at, stored: true });
                 return;
             }
-            Ok(Err(fault)) if fault.kind == FaultKind::Fenced => {
-                self.inputs
-                    .push_back(Input::Committed { at, stored: false });
-                return;
-            }
-            Ok(Err(fault)) => Some(fault),
-            Err(_elapsed) => None,
+            Err(fault) => fault,
         };
-        let stops = fault
-            .as_ref()
-            .is_some_and(|f| f.advice == Advice::StopOwner);
-        if let (true, Some(fault)) = (stops, fault) {
+        let stops = fault.advice == Advice::StopOwner;
+        if stops || fault.kind == FaultKind::Fenced {
+            self.inputs
+                .push_back(Input::Committed { at, stored: false });
+        }
+        if stops {
             let subscription = self.spec.id.clone();
             self.fail(DriverError::Source {
                 subscription,
                 fault,
             });
-            self.inputs
-                .push_back(Input::Committed { at, stored: false });
+            return;
+        }
+        if fault.kind == FaultKind::Fenced {
             return;
         }
         let wait = backoff(tries + 1, self.runtime.entropy.next_u64());
-        tracing::warn!(target: "postrider", subscription = %self.spec.id, shard = at.shard, ?wait, "a commit was not stored; it is made again");
+        tracing::warn!(target: "postrider", subscription = %self.spec.id, shard = at.shard, %fault, ?wait, "a commit was not stored; it is made again");
         self.commits.insert(at, (commit, tries + 1));
         self.alarm(self.later(wait), Alarm::Commit);
     }

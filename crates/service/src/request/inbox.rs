@@ -87,6 +87,12 @@ async fn log(mut source: Box<dyn LogSource>, shared: &Shared) -> Fault {
                 let _ = source.revoked(at).await;
                 None
             }
+            LogEvent::Committed(results) => {
+                for fault in results.into_iter().filter_map(|(_, stored)| stored.err()) {
+                    tracing::debug!(%fault, "the inbox's position was not stored");
+                }
+                None
+            }
             _ => None,
         };
         if let Some((at, watermark)) = done {
@@ -94,9 +100,7 @@ async fn log(mut source: Box<dyn LogSource>, shared: &Shared) -> Fault {
                 watermark,
                 done_above: Vec::new(),
             };
-            if let Err(fault) = source.commit(at, commit).await {
-                tracing::debug!(%fault, "the inbox's position was not stored");
-            }
+            source.commit(vec![(at, commit)]);
         }
     }
 }

@@ -140,16 +140,15 @@ impl FailureStore for FakeFailures {
             })
         })
     }
-    fn note_crash<'a>(
+    fn note_crash_state<'a>(
         &'a self,
         _: &'a SubscriptionId,
-        note: CrashNote,
-    ) -> Fut<'a, Result<CrashState, Fault>> {
+        state: CrashState,
+    ) -> Fut<'a, Result<(), Fault>> {
         Box::pin(async move {
             self.fault()?;
-            let mut inner = self.inner.lock();
-            inner.crash.apply(&note);
-            Ok(inner.crash.clone())
+            self.inner.lock().crash = state;
+            Ok(())
         })
     }
     fn append<'a>(

@@ -319,15 +319,21 @@ impl LogSource for FakeLog {
             }
         })
     }
-    fn commit<'a>(&'a mut self, at: ShardEpoch, commit: Commit) -> Fut<'a, Result<(), Fault>> {
-        Box::pin(async move {
+    fn commit(&mut self, commits: Vec<(ShardEpoch, Commit)>) {
+        let store = |(at, commit)| {
             if self.0.fenced.lock().contains(&at) {
-                return Err(Fault::new(FaultKind::Fenced, Advice::Rebalance, "fenced"));
+                let fenced = Fault::new(FaultKind::Fenced, Advice::Rebalance, "fenced");
+                return (at, Err(fenced));
             }
             self.0.commits.lock().push((at, commit));
-            self.0.changed.notify_waiters();
-            Ok(())
-        })
+            (at, Ok(()))
+        };
+        let results = commits.into_iter().map(store).collect();
+        let mut queue = self.0.queue.lock();
+        queue.push_back(Ok(LogEvent::Committed(results)));
+        drop(queue);
+        self.0.changed.notify_waiters();
+        self.0.wake.notify_one();
     }
     fn seek<'a>(&'a mut self, _: ShardEpoch, _: SeekTo) -> Fut<'a, Result<(), Fault>> {
         Box::pin(async { Ok(()) })

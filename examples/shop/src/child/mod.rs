@@ -4,13 +4,14 @@ mod intake;
 mod report;
 
 use std::io::{BufRead, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use postrider::prelude::*;
 use postrider::sqlite::Sqlite;
-use postrider::{Outgoing, Running, SubscriptionId};
+use postrider::{BusOptions, Outgoing, Running, SubscriptionId};
 use tokio::sync::{mpsc, watch};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
@@ -254,8 +255,13 @@ async fn start(setup: &Setup, dial: &Dial) -> Result<(Services, Vec<Running>), S
     let begin = Instant::now();
     let own = format!("embedded:./{ENGINE_DIR}");
     let engine = setup.engine.as_deref().unwrap_or(&own);
+    let mut options = BusOptions::default();
+    if setup.engine.is_some() {
+        // The demo's keys use the admin API, and an engine of another process owns no directory here.
+        options.admin_directory = Some(admin_directory(setup)?);
+    }
     let bus = loop {
-        match Bus::connect(engine).await {
+        match Bus::connect_with(engine, options.clone()).await {
             Err(error) if may_wait(error.code(), begin) => wait(&error.to_string()).await,
             other => break other?,
         }
@@ -285,6 +291,11 @@ async fn start(setup: &Setup, dial: &Dial) -> Result<(Services, Vec<Running>), S
     let mut running = Vec::new();
     for (name, store) in SERVICES.iter().zip(&stores) {
         if let Some(service) = build(name, store, &shop) {
+            // An engine without failure records has each service's own beside its tables.
+            let service = match bus.failure_store() {
+                Some(_) => service,
+                None => service.failures(Arc::new(store.failures())),
+            };
             running.push(service.start(&bus).await?);
         }
     }
@@ -296,6 +307,15 @@ async fn start(setup: &Setup, dial: &Dial) -> Result<(Services, Vec<Running>), S
         shop,
     };
     Ok((services, running))
+}
+
+fn admin_directory(setup: &Setup) -> Result<PathBuf, Stopped> {
+    let directory = setup.dir.join(ENGINE_DIR);
+    std::fs::create_dir_all(&directory).map_err(|e| Stopped {
+        code: None,
+        what: format!("{} cannot be made: {e}", directory.display()),
+    })?;
+    Ok(directory)
 }
 
 fn may_wait(code: postrider::Code, begin: Instant) -> bool {

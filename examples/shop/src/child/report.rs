@@ -116,9 +116,7 @@ async fn waiting(services: &Services, progress: &mut Progress) -> Result<(), Str
 }
 
 async fn failures(services: &Services, progress: &mut Progress) -> Result<(), String> {
-    let Some(failures) = services.bus.failure_store() else {
-        return Ok(());
-    };
+    let failures = services.bus.failures();
     let groups = failures.groups(None).await.map_err(|e| e.to_string())?;
     for group in &groups {
         progress.failures += group.count;
@@ -134,6 +132,7 @@ async fn failures(services: &Services, progress: &mut Progress) -> Result<(), St
         return Ok(());
     }
     let mut subscriptions: Vec<_> = groups.iter().map(|g| &g.subscription).collect();
+    subscriptions.sort();
     subscriptions.dedup();
     for subscription in subscriptions {
         let mut after = None;

@@ -113,6 +113,32 @@ impl Prepared {
     }
 }
 
+/// The URL with names of this run's own on a server that others use too: what they begin with is made once and kept in the directory. A URL that says
+/// it itself, and an engine that has its own directory, stay as they are.
+///
+/// # Errors
+/// The directory cannot be written.
+pub(super) fn engine_url(dir: &Path, url: &str) -> Result<String> {
+    let own = url.starts_with("embedded:") || url.contains("?prefix=") || url.contains("&prefix=");
+    if own {
+        return Ok(url.to_owned());
+    }
+    let path = dir.join("engine-prefix");
+    let prefix = match fs::read_to_string(&path) {
+        Ok(prefix) => prefix,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            let now = now.unwrap_or_default().as_micros();
+            let prefix = format!("shop-{now:x}-{:x}.", std::process::id());
+            fs::write(&path, &prefix).map_err(|e| Error::io("write", &path, e))?;
+            prefix
+        }
+        Err(e) => return Err(Error::io("read", &path, e)),
+    };
+    let joint = if url.contains('?') { '&' } else { '?' };
+    Ok(format!("{url}{joint}prefix={}", prefix.trim()))
+}
+
 /// In `--ci` made-up orders are a fixed number, so that a resumed run ends with the same sheet.
 fn made_up_total(options: &Options) -> Option<u64> {
     let rate = u64::from(options.rate.unwrap_or(Options::RATE_DEFAULT));

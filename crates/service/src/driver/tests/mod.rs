@@ -6,5 +6,4 @@ mod effects;
 mod failing;
 mod life;
 mod log;
-mod suspects;
 mod world;

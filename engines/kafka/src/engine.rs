@@ -1,0 +1,206 @@
+//! The engine: a connection, what the server is, and what it gives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use postrider_core::Fut;
+use postrider_core::capability::{Capabilities, Capability, Support};
+use postrider_core::code::Code;
+use postrider_core::engine::{Admin, Engine, EngineInfo, Publisher};
+use postrider_core::failure::FailureStore;
+use postrider_core::fault::{Advice, Fault, FaultKind};
+use postrider_core::id::InstanceId;
+use postrider_core::name::Destination;
+use postrider_core::source::Source;
+use postrider_core::subscription::SubscriptionSpec;
+use postrider_core::topology::{ProvisionMode, Topology, TopologyDiff};
+use rdkafka::admin::AdminClient;
+use tokio::sync::watch;
+
+use crate::admin::KafkaAdmin;
+use crate::connection::{Connection, Quiet};
+use crate::fault::fault;
+use crate::options::Options;
+use crate::probe::{Probed, probe};
+use crate::provision::Provisioner;
+use crate::publisher::KafkaPublisher;
+use crate::source::KafkaSource;
+use crate::{names, record};
+
+/// Kafka as an engine. One per process is enough; it holds one producer, and a consumer for each subscription that is opened.
+pub struct KafkaEngine {
+    info: EngineInfo,
+    connection: Arc<Connection>,
+    provisioner: Provisioner,
+    publisher: Arc<KafkaPublisher>,
+    admin: Arc<KafkaAdmin>,
+}
+
+impl KafkaEngine {
+    /// Connects to brokers (`host:port`, separated by commas) and asks what they are.
+    ///
+    /// Cancel safety: a connection that was being made is closed again.
+    ///
+    /// # Errors
+    /// `Unreachable`: no broker answers. `Config`: librdkafka refuses a setting.
+    pub async fn connect(servers: &str, options: Options) -> Result<Self, Fault> {
+        if servers.is_empty() {
+            let text = "no broker is named, as in kafka://127.0.0.1:9092";
+            return Err(
+                Fault::new(FaultKind::Config, Advice::FixConfig, text).code(Code::URL_MALFORMED)
+            );
+        }
+        let connection = Arc::new(Connection {
+            servers: servers.to_owned(),
+            options,
+            closing: Arc::new(watch::Sender::new(0)),
+            members: Mutex::default(),
+        });
+        let refused = |error| fault("the connection could not be made", &error);
+        let admin: AdminClient<Quiet> = connection
+            .client()
+            .create_with_context(Quiet)
+            .map_err(refused)?;
+        let admin = Arc::new(admin);
+        let probed = probe(&connection, &admin).await?;
+        let info = info(servers, &probed);
+        let publisher = KafkaPublisher::new(&connection, &probed).map_err(refused)?;
+        Ok(Self {
+            admin: Arc::new(KafkaAdmin::new(connection.clone(), admin.clone())),
+            provisioner: Provisioner::new(connection.clone(), admin),
+            publisher: Arc::new(publisher),
+            connection,
+            info,
+        })
+    }
+}
+
+fn info(servers: &str, probed: &Probed) -> EngineInfo {
+    EngineInfo {
+        scheme: "kafka",
+        product: "Apache Kafka".into(),
+        version: probed.version.clone(),
+        location: servers.to_owned(),
+        durability: probed.durability,
+        capabilities: capabilities(probed.message_bytes_max),
+    }
+}
+
+fn capabilities(message_bytes_max: usize) -> Capabilities {
+    use Capability as C;
+    let native = [
+        C::ConfirmedPublish,
+        C::KeyOrder,
+        C::CompetingConsumers,
+        C::FanOut,
+        C::Replay,
+        C::Lag,
+    ];
+    let mut can = Capabilities::none(message_bytes_max.saturating_sub(record::OVERHEAD));
+    for capability in native {
+        can = can.with(capability, Support::Native);
+    }
+    let emulated = [
+        (
+            C::LeaseExtension,
+            "a partition is kept while its member asks for more",
+            "a member that stands still for a lease loses all its partitions",
+        ),
+        (
+            C::Expiry,
+            "a member drops what has expired when it takes it",
+            "it stays in the topic until its retention removes it",
+        ),
+    ];
+    for (capability, how, cost) in emulated {
+        can = can.with(capability, Support::Emulated { how, cost });
+    }
+    let absent = [
+        (
+            C::DelayedDelivery,
+            "Kafka hands out in order of the log, at once",
+        ),
+        (C::CancelDelayed, "Kafka keeps no message back"),
+        (
+            C::DelayedRetry,
+            "Kafka gives nothing back: the kernel holds what waits",
+        ),
+        (
+            C::PublishDedupe,
+            "the idempotent producer knows its own session, not message ids",
+        ),
+        (
+            C::AtomicSettle,
+            "this adapter does not use Kafka's transactions yet",
+        ),
+        (C::AtomicDeadLetter, "the failure store stands beside Kafka"),
+        (
+            C::FailureStore,
+            "Kafka keeps no failure records: name a store with Service::failures",
+        ),
+        (C::RequestReply, "this adapter has no reply topics yet"),
+        (C::ExpectedVersion, "Kafka appends whatever the version"),
+    ];
+    for (capability, why) in absent {
+        can = can.with(capability, Support::Absent { why });
+    }
+    can
+}
+
+impl Engine for KafkaEngine {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    fn provision<'a>(
+        &'a self,
+        topology: &'a Topology,
+        mode: ProvisionMode,
+    ) -> Fut<'a, Result<TopologyDiff, Fault>> {
+        Box::pin(self.provisioner.provision(topology, mode))
+    }
+
+    fn publisher(&self) -> Fut<'_, Result<Arc<dyn Publisher>, Fault>> {
+        Box::pin(async move { Ok(self.publisher.clone() as Arc<dyn Publisher>) })
+    }
+
+    fn open<'a>(&'a self, spec: &'a SubscriptionSpec) -> Fut<'a, Result<Source, Fault>> {
+        Box::pin(async move {
+            let topic = names::topic(&self.connection.options.prefix, &spec.id.on);
+            self.provisioner.must_exist(&topic).await?;
+            let source = KafkaSource::open(&self.connection, spec, topic)?;
+            Ok(Source::Log(Box::new(source)))
+        })
+    }
+
+    fn inbox(&self, _: InstanceId) -> Fut<'_, Result<(Destination, Source), Fault>> {
+        Box::pin(async {
+            let text = "no replies over Kafka: this adapter has no reply topics yet; answer with an event, or use another engine for requests";
+            let kind = FaultKind::Unsupported(Capability::RequestReply);
+            Err(Fault::new(kind, Advice::FixConfig, text).code(Code::ENGINE_FAILED))
+        })
+    }
+
+    fn failures(&self) -> Option<Arc<dyn FailureStore>> {
+        None
+    }
+
+    fn admin(&self) -> Option<Arc<dyn Admin>> {
+        Some(self.admin.clone())
+    }
+
+    fn close(&self, grace: Duration) -> Fut<'_, Result<(), Fault>> {
+        Box::pin(async move {
+            let flushed = self.publisher.close(grace).await;
+            let mut closing = self.connection.closing.subscribe();
+            let gone = closing.wait_for(|count| *count == 0);
+            if tokio::time::timeout(grace, gone).await.is_err() {
+                let text = "a consumer did not leave its group in time: its partitions go to others when its session ends";
+                flushed?;
+                return Err(Fault::new(FaultKind::Timeout, Advice::StopOwner, text));
+            }
+            flushed
+        })
+    }
+}

@@ -1,0 +1,647 @@
+//! A subscription as a consumer group: partitions come and go, records flow, progress is committed.
+//!
+//! The recipe, with its reasons:
+//!
+//! - `cooperative-sticky`: a member that comes or goes moves only the partitions that must move; the others flow on.
+//! - The rebalance callback runs while this source is asked for what is next. It only sends to a channel, and makes **no** call that assigns:
+//!   *assign* is answered once the positions of its last owner are known, *revoke* once the kernel has drained and committed what it had of **all** the
+//!   partitions that go. One call answers for all of them: a call for the first would let the group go on while the others still work.
+//! - Partitions that were *lost* are answered at once; what is committed for them later is refused here, by their epoch.
+//! - A commit that the group refuses because a rebalance is on its way is *not* fenced: with cooperative rebalances a member keeps most of its
+//!   partitions over it. It is made again; what tells that a partition is gone is the group, by taking it away.
+//! - What the kernel has no room for is kept here, up to a bound; then the partitions are paused. The consumer is asked all the time, for that is its
+//!   lease.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use postrider_core::Fut;
+use postrider_core::code::Code;
+use postrider_core::fault::{Advice, Fault, FaultKind};
+use postrider_core::source::{
+    Commit, Credit, LogEvent, LogSource, Position, Record, SeekTo, ShardEpoch,
+};
+use postrider_core::subscription::SubscriptionSpec;
+use rdkafka::Message as _;
+use rdkafka::consumer::{CommitMode, Consumer as _, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::connection::{Client, Connection, SESSION_MAX, SESSION_MIN};
+use crate::context::{Context, Happening};
+use crate::fault::{fault, stale};
+use crate::start::{self, Start};
+use crate::{done, names, record};
+
+/// Messages that are kept for a kernel without room, before the partitions are paused. Bytes: what librdkafka hands out while it is told to pause.
+const BUFFER_MESSAGES_MAX: usize = 512;
+/// Records of one event.
+const BATCH_MAX: usize = 256;
+
+/// A partition that this member owns.
+struct Owned {
+    epoch: u64,
+    /// The position of the next record to come.
+    next: u64,
+    revoking: bool,
+}
+
+/// What is being asked of the server on a thread that may block.
+enum Asking {
+    Nothing,
+    /// Where partitions begin that are to be taken.
+    Start(Vec<i32>, JoinHandle<KafkaResult<Vec<Start>>>),
+    /// What of the partitions is still kept: partition and the first position.
+    Kept(JoinHandle<KafkaResult<Vec<(i32, u64)>>>),
+}
+
+enum Answer {
+    Start(Vec<i32>, KafkaResult<Vec<Start>>),
+    Kept(KafkaResult<Vec<(i32, u64)>>),
+}
+
+/// A revocation that is not answered yet.
+struct Revocation {
+    all: Vec<i32>,
+    /// Those that still work.
+    open: BTreeSet<i32>,
+}
+
+pub(crate) struct KafkaSource {
+    /// Taken by the end alone.
+    consumer: Option<Arc<Client>>,
+    happenings: mpsc::UnboundedReceiver<Happening>,
+    connection: Arc<Connection>,
+    topic: String,
+    begin: SeekTo,
+    /// How long what is revoked may go on.
+    drain_max: Duration,
+    owned: BTreeMap<i32, Owned>,
+    epochs: u64,
+    events: VecDeque<LogEvent>,
+    buffer: VecDeque<(i32, Record)>,
+    paused: bool,
+    asking: Asking,
+    revocation: Option<Revocation>,
+    /// Commits without an answer, the oldest first.
+    committing: VecDeque<(Vec<ShardEpoch>, JoinHandle<KafkaResult<()>>)>,
+}
+
+impl KafkaSource {
+    pub(crate) fn open(
+        connection: &Arc<Connection>,
+        spec: &SubscriptionSpec,
+        topic: String,
+    ) -> Result<Self, Fault> {
+        let refused = |error| fault("the subscription could not be opened", &error);
+        let group = names::group(&connection.options.prefix, &spec.id);
+        let (context, happenings) = Context::new();
+        let config = connection.consumer(&group, spec.lease);
+        let consumer: Client = config.create_with_context(context).map_err(refused)?;
+        consumer.subscribe(&[&topic]).map_err(refused)?;
+        let consumer = Arc::new(consumer);
+        let member = Arc::downgrade(&consumer);
+        connection.members.lock().insert(group, member);
+        Ok(Self {
+            consumer: Some(consumer),
+            happenings,
+            connection: connection.clone(),
+            topic,
+            begin: spec.start,
+            // The group waits for a member as long as its lease: then there is time left to answer.
+            drain_max: spec.lease.clamp(SESSION_MIN, SESSION_MAX) / 2,
+            owned: BTreeMap::new(),
+            epochs: 0,
+            events: VecDeque::new(),
+            buffer: VecDeque::new(),
+            paused: false,
+            asking: Asking::Nothing,
+            revocation: None,
+            committing: VecDeque::new(),
+        })
+    }
+
+    fn client(&self) -> Arc<Client> {
+        let client = self.consumer.as_ref();
+        Arc::clone(client.expect("it is taken by the end alone"))
+    }
+
+    async fn next_event(&mut self, room: Credit) -> Result<LogEvent, Fault> {
+        let consumer = self.client();
+        loop {
+            while let Ok(happening) = self.happenings.try_recv() {
+                self.happened(happening)?;
+            }
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
+            if let Some(event) = self.take_buffered(room) {
+                return Ok(event);
+            }
+            self.balance()?;
+            tokio::select! {
+                biased;
+                Some(happening) = self.happenings.recv() => self.happened(happening)?,
+                answer = answered(&mut self.asking) => self.answered(answer)?,
+                stored = oldest(&mut self.committing) => {
+                    if let Some((shards, _)) = self.committing.pop_front() {
+                        self.tell_committed(shards, &stored);
+                    }
+                }
+                message = consumer.recv() => {
+                    let read = message.map(|m| (m.partition(), record::read(&m)));
+                    self.received(read)?;
+                    self.receive_ready(&consumer)?;
+                }
+            }
+        }
+    }
+
+    /// Whatever else is there already, as far as there is room for it here.
+    fn receive_ready(&mut self, consumer: &Client) -> Result<(), Fault> {
+        while self.buffer.len() < BUFFER_MESSAGES_MAX {
+            let Some(message) = consumer.recv().now_or_never() else {
+                return Ok(());
+            };
+            let read = message.map(|m| (m.partition(), record::read(&m)));
+            self.received(read)?;
+        }
+        Ok(())
+    }
+
+    fn received(&mut self, read: KafkaResult<(i32, Record)>) -> Result<(), Fault> {
+        let error = match read {
+            Ok((partition, record)) => {
+                if let Some(owned) = self.owned.get_mut(&partition).filter(|o| !o.revoking) {
+                    owned.next = record.position.saturating_add(1);
+                    self.buffer.push_back((partition, record));
+                }
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                self.ask_kept();
+                Ok(())
+            }
+            Some(
+                RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::Fatal
+                | RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed,
+            ) => Err(fault(&format!("{} cannot be read", self.topic), &error)),
+            // It mends itself, or a rebalance follows.
+            _ => {
+                tracing::debug!(target: "postrider", %error, topic = self.topic, "kafka consumer");
+                Ok(())
+            }
+        }
+    }
+
+    /// Records of one partition, as many as there is room for.
+    fn take_buffered(&mut self, room: Credit) -> Option<LogEvent> {
+        let max = usize::try_from(room.messages).unwrap_or(usize::MAX);
+        if max == 0 || room.bytes == 0 {
+            return None;
+        }
+        let (partition, _) = self.buffer.front()?;
+        let partition = *partition;
+        let at = self.at(partition)?;
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        while records.len() < max.min(BATCH_MAX)
+            && bytes < room.bytes
+            && self.buffer.front().is_some_and(|(p, _)| *p == partition)
+        {
+            let Some((_, record)) = self.buffer.pop_front() else {
+                break;
+            };
+            bytes += record.raw.size() as u64;
+            records.push(record);
+        }
+        Some(LogEvent::Records { at, records })
+    }
+
+    /// Pauses what flows into a full buffer, and lets it flow again once the buffer is empty.
+    fn balance(&mut self) -> Result<(), Fault> {
+        let full = self.buffer.len() >= BUFFER_MESSAGES_MAX;
+        if full == self.paused || (self.paused && !self.buffer.is_empty()) {
+            return Ok(());
+        }
+        let open = self.owned.iter().filter(|(_, o)| !o.revoking);
+        let list = self.list(open.map(|(p, _)| *p));
+        let done = match full {
+            true => self.client().pause(&list),
+            false => self.client().resume(&list),
+        };
+        done.map_err(|error| fault("the flow could not be changed", &error))?;
+        self.paused = full;
+        Ok(())
+    }
+
+    fn happened(&mut self, happening: Happening) -> Result<(), Fault> {
+        match happening {
+            Happening::Assign(partitions) if partitions.is_empty() => self.take(&[]),
+            Happening::Assign(partitions) => {
+                self.ask_start(partitions);
+                Ok(())
+            }
+            Happening::Revoke {
+                partitions,
+                lost: true,
+            } => {
+                self.lose(&partitions);
+                self.give_back(&partitions)
+            }
+            Happening::Revoke {
+                partitions,
+                lost: false,
+            } => self.revoke(partitions),
+        }
+    }
+
+    fn ask_start(&mut self, partitions: Vec<i32>) {
+        let (consumer, topic) = (self.client(), self.topic.clone());
+        let (begin, within) = (self.begin, self.connection.options.request_max);
+        let asked = partitions.clone();
+        let asking = tokio::task::spawn_blocking(move || {
+            start::resolve(&*consumer, &topic, &asked, begin, within)
+        });
+        self.asking = Asking::Start(partitions, asking);
+    }
+
+    fn ask_kept(&mut self) {
+        if !matches!(self.asking, Asking::Nothing) {
+            return;
+        }
+        let (consumer, topic) = (self.client(), self.topic.clone());
+        let within = self.connection.options.request_max;
+        let partitions: Vec<i32> = self.owned.keys().copied().collect();
+        self.asking = Asking::Kept(tokio::task::spawn_blocking(move || {
+            let low = |p: i32| Ok((p, start::kept(&*consumer, &topic, p, within)?.0));
+            partitions.into_iter().map(low).collect()
+        }));
+    }
+
+    fn answered(&mut self, answer: Answer) -> Result<(), Fault> {
+        match answer {
+            Answer::Start(partitions, Err(error)) => {
+                // The group waits: it is asked again when this source is.
+                self.ask_start(partitions);
+                Err(fault("the positions of a group could not be read", &error))
+            }
+            Answer::Start(_, Ok(starts)) => self.begin(starts),
+            Answer::Kept(Err(error)) => Err(fault("what is kept could not be asked", &error)),
+            Answer::Kept(Ok(kept)) => {
+                for (partition, low) in kept {
+                    let Some(owned) = self.owned.get(&partition) else {
+                        continue;
+                    };
+                    if let Some(at) = self.at(partition).filter(|_| owned.next < low) {
+                        self.events.push_back(LogEvent::DataLoss {
+                            at,
+                            asked: Position(owned.next),
+                            first: Position(low),
+                        });
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn begin(&mut self, starts: Vec<Start>) -> Result<(), Fault> {
+        self.take(&starts)?;
+        let mut new: Vec<i32> = Vec::with_capacity(starts.len());
+        for start in starts {
+            self.epochs += 1;
+            let epoch = self.epochs;
+            let owned = Owned {
+                epoch,
+                next: start.offset,
+                revoking: false,
+            };
+            self.owned.insert(start.partition, owned);
+            let at = ShardEpoch {
+                shard: start.partition.unsigned_abs(),
+                epoch,
+            };
+            let resume = start.resume;
+            self.events.push_back(LogEvent::Assigned { at, resume });
+            if let Some((asked, first)) = start.loss {
+                self.events
+                    .push_back(LogEvent::DataLoss { at, asked, first });
+            }
+            new.push(start.partition);
+        }
+        if self.paused {
+            // As the others: they flow again together.
+            let paused = self.client().pause(&self.list(new.into_iter()));
+            paused.map_err(|error| fault("the flow could not be changed", &error))?;
+        }
+        Ok(())
+    }
+
+    /// Answers an assignment.
+    fn take(&self, starts: &[Start]) -> Result<(), Fault> {
+        let mut list = TopicPartitionList::new();
+        let refused = |error| fault("an assignment could not be taken", &error);
+        for start in starts {
+            let offset = start::offset(start.offset);
+            let added = list.add_partition_offset(&self.topic, start.partition, offset);
+            added.map_err(refused)?;
+        }
+        let taken = match self.client().rebalance_protocol() {
+            RebalanceProtocol::Cooperative => self.client().incremental_assign(&list),
+            _ => self.client().assign(&list),
+        };
+        taken.map_err(refused)
+    }
+
+    fn revoke(&mut self, partitions: Vec<i32>) -> Result<(), Fault> {
+        self.drop_kept(&partitions);
+        let deadline = self.connection.options.clock.mono().plus(self.drain_max);
+        let mut open = BTreeSet::new();
+        for partition in &partitions {
+            let Some(owned) = self.owned.get_mut(partition) else {
+                continue;
+            };
+            owned.revoking = true;
+            open.insert(*partition);
+            if let Some(at) = self.at(*partition) {
+                self.events.push_back(LogEvent::Revoking { at, deadline });
+            }
+        }
+        if open.is_empty() {
+            return self.give_back(&partitions);
+        }
+        if let Err(error) = self.client().pause(&self.list(open.iter().copied())) {
+            tracing::debug!(target: "postrider", %error, "what is revoked flows on");
+        }
+        self.revocation = Some(Revocation {
+            all: partitions,
+            open,
+        });
+        Ok(())
+    }
+
+    fn lose(&mut self, partitions: &[i32]) {
+        self.drop_kept(partitions);
+        self.revocation = None;
+        for partition in partitions {
+            let at = self.at(*partition);
+            if self.owned.remove(partition).is_some()
+                && let Some(at) = at
+            {
+                self.events.push_back(LogEvent::Lost { at });
+            }
+        }
+        if matches!(self.asking, Asking::Start(..)) {
+            self.asking = Asking::Nothing;
+        }
+    }
+
+    /// What came of these partitions and was not handed over: their next owner reads it.
+    fn drop_kept(&mut self, partitions: &[i32]) {
+        self.buffer.retain(|(p, _)| !partitions.contains(p));
+        let shards: Vec<u32> = partitions.iter().map(|p| p.unsigned_abs()).collect();
+        self.events.retain(
+            |event| !matches!(event, LogEvent::Records { at, .. } if shards.contains(&at.shard)),
+        );
+    }
+
+    /// Answers a revocation.
+    fn give_back(&self, partitions: &[i32]) -> Result<(), Fault> {
+        let list = self.list(partitions.iter().copied());
+        let given = match self.client().rebalance_protocol() {
+            RebalanceProtocol::Cooperative => self.client().incremental_unassign(&list),
+            _ => self.client().unassign(),
+        };
+        given.map_err(|error| fault("partitions could not be given back", &error))
+    }
+
+    fn give_up(&mut self, at: ShardEpoch) -> Result<(), Fault> {
+        let partition = self.checked(at)?;
+        self.owned.remove(&partition);
+        let Some(revocation) = &mut self.revocation else {
+            return Ok(());
+        };
+        revocation.open.remove(&partition);
+        if !revocation.open.is_empty() {
+            return Ok(());
+        }
+        let all = std::mem::take(&mut revocation.all);
+        self.revocation = None;
+        self.give_back(&all)
+    }
+
+    fn at(&self, partition: i32) -> Option<ShardEpoch> {
+        let owned = self.owned.get(&partition)?;
+        Some(ShardEpoch {
+            shard: partition.unsigned_abs(),
+            epoch: owned.epoch,
+        })
+    }
+
+    /// The partition of an ownership that still stands.
+    fn checked(&self, at: ShardEpoch) -> Result<i32, Fault> {
+        let partition = i32::try_from(at.shard).map_err(|_| stale(at.shard))?;
+        match self.at(partition) {
+            Some(owned) if owned == at => Ok(partition),
+            _ => Err(stale(at.shard)),
+        }
+    }
+
+    fn list(&self, partitions: impl Iterator<Item = i32>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition(&self.topic, partition);
+        }
+        list
+    }
+
+    /// On a thread that may block: the driver gives no answer to a commit that nobody waits for.
+    fn begin_commit(&mut self, commits: &[(ShardEpoch, Commit)]) {
+        let shards: Vec<ShardEpoch> = commits.iter().map(|(at, _)| *at).collect();
+        match self.to_commit(commits) {
+            Ok(list) if list.count() == 0 => self.tell_committed(shards, &Ok(())),
+            Ok(list) => {
+                let client = self.client();
+                let storing =
+                    tokio::task::spawn_blocking(move || client.commit(&list, CommitMode::Sync));
+                self.committing.push_back((shards, storing));
+            }
+            Err(error) => self.tell_committed(shards, &Err(error)),
+        }
+    }
+
+    /// Of an ownership that is over the group's word does not count.
+    fn tell_committed(&mut self, shards: Vec<ShardEpoch>, stored: &KafkaResult<()>) {
+        let result = |at: ShardEpoch| {
+            let own = self.checked(at).map(drop);
+            (
+                at,
+                own.and_then(|()| stored.as_ref().map_err(not_stored).copied()),
+            )
+        };
+        let results = shards.into_iter().map(result).collect();
+        self.events.push_back(LogEvent::Committed(results));
+    }
+
+    /// Of those that this member owns.
+    fn to_commit(&self, commits: &[(ShardEpoch, Commit)]) -> KafkaResult<TopicPartitionList> {
+        let mut list = TopicPartitionList::new();
+        for (at, commit) in commits {
+            if let Ok(partition) = self.checked(*at) {
+                let mut one = list.add_partition(&self.topic, partition);
+                one.set_offset(start::offset(commit.watermark.0))?;
+                one.set_metadata(done::write(commit));
+            }
+        }
+        Ok(list)
+    }
+
+    async fn goto(&mut self, at: ShardEpoch, to: SeekTo) -> Result<(), Fault> {
+        let partition = self.checked(at)?;
+        let (consumer, topic) = (self.client(), self.topic.clone());
+        let within = self.connection.options.request_max;
+        let gone = tokio::task::spawn_blocking(move || {
+            let (low, _) = start::kept(&*consumer, &topic, partition, within)?;
+            if let SeekTo::Position(asked) = to
+                && asked.0 < low
+            {
+                return Ok(Err((asked, low)));
+            }
+            let next = start::first(&*consumer, &topic, partition, to, within)?;
+            consumer.seek(&topic, partition, start::offset(next), within)?;
+            Ok(Ok(next))
+        });
+        let gone = gone.await.map_err(|_| Fault::closed("the runtime"))?;
+        let next = gone
+            .map_err(|e: KafkaError| fault("a position could not be sought", &e))?
+            .map_err(|(asked, low)| trimmed(asked, low))?;
+        self.drop_kept(&[partition]);
+        if let Some(owned) = self.owned.get_mut(&partition) {
+            owned.next = next;
+        }
+        Ok(())
+    }
+}
+
+/// ORDER: a refusal of the group says that its generation moved, not that the partition is gone: it is made again, until the partition is taken away.
+fn not_stored(error: &KafkaError) -> Fault {
+    let fault = fault("a commit was not stored", error);
+    match fault.kind {
+        FaultKind::Fenced => {
+            let after = Duration::from_millis(100);
+            Fault::new(FaultKind::Conflict, Advice::Retry { after }, fault.message)
+        }
+        _ => fault,
+    }
+}
+
+fn trimmed(asked: Position, low: u64) -> Fault {
+    let text = format!(
+        "position {} is no longer kept, the first that is kept is {low}: read from there, and treat the gap as data loss",
+        asked.0
+    );
+    Fault::new(FaultKind::DataLoss, Advice::FixConfig, text).code(Code::LOG_TRIMMED)
+}
+
+/// CANCEL: it stays the oldest until it was told.
+async fn oldest(
+    committing: &mut VecDeque<(Vec<ShardEpoch>, JoinHandle<KafkaResult<()>>)>,
+) -> KafkaResult<()> {
+    match committing.front_mut() {
+        Some((_, storing)) => storing.await.unwrap_or(Err(KafkaError::Canceled)),
+        None => std::future::pending().await,
+    }
+}
+
+/// CANCEL: the task goes on, and is asked again.
+async fn answered(asking: &mut Asking) -> Answer {
+    let ended = |joined: Result<KafkaResult<_>, _>| joined.unwrap_or(Err(KafkaError::Canceled));
+    let answer = match asking {
+        Asking::Nothing => std::future::pending().await,
+        Asking::Start(partitions, asked) => {
+            let joined = asked.await;
+            let starts = joined.unwrap_or(Err(KafkaError::Canceled));
+            Answer::Start(std::mem::take(partitions), starts)
+        }
+        Asking::Kept(asked) => Answer::Kept(ended(asked.await)),
+    };
+    *asking = Asking::Nothing;
+    answer
+}
+
+impl Drop for KafkaSource {
+    /// Leaves the group without a word of what is held: whoever comes next begins with what was committed. Whatever the group waits for is answered,
+    /// or it would never be let go; the end blocks its thread for a round trip.
+    fn drop(&mut self) {
+        self.client().context().close();
+        let mut open: Vec<Happening> = Vec::new();
+        if let Asking::Start(..) = self.asking {
+            open.push(Happening::Assign(Vec::new()));
+        }
+        if let Some(Revocation { all, .. }) = self.revocation.take() {
+            open.push(Happening::Revoke {
+                partitions: all,
+                lost: false,
+            });
+        }
+        while let Ok(happening) = self.happenings.try_recv() {
+            open.push(happening);
+        }
+        for happening in open {
+            let answered = match happening {
+                Happening::Assign(_) => self.take(&[]),
+                Happening::Revoke { partitions, .. } => self.give_back(&partitions),
+            };
+            if let Err(fault) = answered {
+                tracing::debug!(target: "postrider", %fault, "a consumer that closes");
+            }
+        }
+        let Some(consumer) = self.consumer.take() else {
+            return;
+        };
+        let closing = self.connection.closing.clone();
+        closing.send_modify(|count| *count += 1);
+        let end = move || {
+            drop(consumer);
+            closing.send_modify(|count| *count -= 1);
+        };
+        let thread = std::thread::Builder::new().name("kafka-close".into());
+        if let Err(error) = thread.spawn(end) {
+            tracing::warn!(target: "postrider", %error, "a consumer leaves its group when its session ends");
+        }
+    }
+}
+
+impl LogSource for KafkaSource {
+    fn next<'a>(&'a mut self, room: Credit) -> Fut<'a, Result<LogEvent, Fault>> {
+        Box::pin(self.next_event(room))
+    }
+
+    fn commit(&mut self, commits: Vec<(ShardEpoch, Commit)>) {
+        self.begin_commit(&commits);
+    }
+
+    fn seek<'a>(&'a mut self, at: ShardEpoch, to: SeekTo) -> Fut<'a, Result<(), Fault>> {
+        Box::pin(self.goto(at, to))
+    }
+
+    fn revoked<'a>(&'a mut self, at: ShardEpoch) -> Fut<'a, Result<(), Fault>> {
+        let given = self.give_up(at);
+        Box::pin(std::future::ready(given))
+    }
+
+    fn done_bytes_max(&self) -> usize {
+        done::DONE_BYTES_MAX
+    }
+}
