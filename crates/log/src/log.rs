@@ -198,7 +198,7 @@ impl Log {
 
     /// Whether what a ticket stands for is safe at its level, and may be told.
     pub fn is_safe(&self, ticket: &Ticket) -> bool {
-        match ticket.level {
+        match ticket.told_at {
             Level::Memory => true,
             Level::Os | Level::Interval(_) => self.is_written(ticket.lsn),
             Level::Fsync => self.is_durable(ticket.lsn),

@@ -42,6 +42,8 @@ pub enum Plant {
     OffsetsReused,
     /// Records are seen before the reserve of their offsets is durable.
     ReserveNotDurable,
+    /// Publishers are told offsets whose reserve is not durable.
+    ToldUnreserved,
     /// Records of a stream that syncs are seen before that.
     SeenBeforeDurable,
     /// A segment goes while recovery may still need to start in it.

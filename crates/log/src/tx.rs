@@ -285,6 +285,8 @@ pub struct Ticket {
     pub lsn: Lsn,
     /// When it is safe.
     pub level: Level,
+    /// When it may be told: as `level` says, or once it is synced, while the offsets in it are not reserved durably.
+    pub told_at: Level,
     /// Per publish, per record: where it went. Of `also` the offsets are not told.
     pub appended: Vec<Vec<Appended>>,
     /// Per cancel: whether at least one subscription will now not get it.

@@ -14,7 +14,7 @@ mod log;
 #[allow(dead_code, unused_imports)]
 mod wal;
 
-use harness::first_failure;
+use harness::{first_failure, shortest};
 use log::LogSimulation;
 use postrider_log::planted::{self, Plant};
 use wal::WalSimulation;
@@ -38,7 +38,7 @@ impl By {
 }
 
 /// A bug, who finds it, and within how many seeds.
-const BUGS: [(Plant, By, u64); 25] = [
+const BUGS: [(Plant, By, u64); 26] = [
     (Plant::AckBeforeSync, By::Wal, 100),
     (Plant::SyncOfWrongFile, By::Wal, 200),
     (Plant::FailedSyncBelieved, By::Log, 400),
@@ -57,6 +57,7 @@ const BUGS: [(Plant, By, u64); 25] = [
     (Plant::PageCacheBelieved, By::Log, 600),
     (Plant::OffsetsReused, By::Log, 100),
     (Plant::ReserveNotDurable, By::Log, 300),
+    (Plant::ToldUnreserved, By::Log, 200),
     (Plant::SeenBeforeDurable, By::Log, 100),
     (Plant::FreedTooEarly, By::Wal, 600),
     (Plant::HalfATransaction, By::Log, 100),
@@ -76,6 +77,33 @@ fn every_planted_bug_is_found_within_its_seeds() {
         println!(
             r#"proof: {{"name":"planted","bug":"{bug:?}","found_in_seeds":{seed},"within":{seeds},"by":"{by:?} simulation"}}"#
         );
+    }
+}
+
+/// What one reads of a seed that fails is a story, not a trace.
+#[test]
+fn the_story_of_a_planted_bug_is_short() {
+    let bugs = [
+        (Plant::AckBeforeSync, By::Wal),
+        (Plant::SegmentDirectoryNotSynced, By::Wal),
+        (Plant::SettleLost, By::Log),
+        (Plant::OffsetsReused, By::Log),
+        (Plant::StaleLeaseSettles, By::Log),
+    ];
+    for (bug, by) in bugs {
+        let _there = planted::plant(bug);
+        let (seed, broken) = by.first_failure(2_000).expect("it is found");
+        let short = match by {
+            By::Wal => shortest::<WalSimulation>(seed, &broken),
+            By::Log => shortest::<LogSimulation>(seed, &broken),
+        };
+        let (left, were) = short.operations;
+        println!(
+            "{bug:?}, seed {seed}: {left} of {were} operations\n  {}",
+            short.lines.join("\n  ")
+        );
+        assert!(left <= 16 && left < were, "{bug:?}: {left} of {were}");
+        println!(r#"proof: {{"name":"shrunk","bug":"{bug:?}","operations":{were},"left":{left}}}"#);
     }
 }
 

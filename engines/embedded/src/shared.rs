@@ -232,7 +232,7 @@ impl Shared {
 
     /// Waits until what a ticket stands for may be told.
     pub(crate) async fn confirmed(&self, ticket: &Ticket) -> Result<(), Ended> {
-        self.safe(ticket.lsn, ticket.level).await
+        self.safe(ticket.lsn, ticket.told_at).await
     }
 
     /// Waits until a frame is safe at this level. Cancel safe.

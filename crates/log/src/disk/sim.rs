@@ -26,6 +26,10 @@ pub enum Fault {
     Sync,
     /// A read fails with an I/O error.
     Read,
+    /// A sync of a directory fails with an I/O error: some of its names are durable then, the others still may become so.
+    Directory,
+    /// A file is not made, renamed, removed or given its space: an I/O error, and nothing was done.
+    Name,
 }
 
 /// A disk for simulation. Clones share it.
@@ -448,6 +452,7 @@ impl State {
 
     fn change(&mut self, change: NameChange) -> io::Result<()> {
         let done = self.operation()?;
+        self.fail(Fault::Name)?;
         // The power may fail after it as well as before: pending either way.
         self.live.apply(&change);
         self.pending.push((self.operations, change));
@@ -563,10 +568,15 @@ impl Disk for SimDisk {
             .partition(|(_, change)| change.directory() == path);
         state.pending = pending;
         let synced: Vec<(u64, NameChange)> = synced;
-        synced
-            .iter()
-            .for_each(|(_, change)| state.durable.apply(change));
-        Ok(())
+        let failed = state.fail(Fault::Directory);
+        for (operation, change) in synced {
+            if failed.is_ok() || state.random.coin() {
+                state.durable.apply(&change);
+            } else {
+                state.pending.push((operation, change));
+            }
+        }
+        failed
     }
 
     fn lock(&self, _path: &str) -> io::Result<LockOutcome> {
@@ -685,6 +695,7 @@ impl DiskFile for SimFile {
         let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
         let mut state = self.disk.state.lock();
         let done = state.operation()?;
+        state.fail(Fault::Name)?;
         state.room(self.file, len)?;
         if let Some(content) = state.files.get_mut(&self.file)
             && content.live.len() < len

@@ -54,6 +54,7 @@ impl Log {
         let Plan {
             mut frame,
             level,
+            unreserved,
             failures,
             ..
         } = plan;
@@ -67,6 +68,7 @@ impl Log {
         Ok(Ticket {
             lsn,
             level,
+            told_at: if unreserved { Level::Fsync } else { level },
             appended,
             cancelled,
             failures,
@@ -117,6 +119,8 @@ pub(super) struct Plan<'s, 'a> {
     now: Now,
     pub(super) frame: Frame,
     pub(super) level: Level,
+    /// Offsets are given whose reserve is not durable yet.
+    unreserved: bool,
     failures: Vec<FailureId>,
     groups: Vec<Group<'a>>,
     tails: IntMap<StreamId, Tail>,
@@ -141,6 +145,7 @@ impl<'s, 'a> Plan<'s, 'a> {
             now,
             frame: Frame::default(),
             level: Level::Memory,
+            unreserved: false,
             failures: Vec::new(),
             groups: Vec::new(),
             tails: IntMap::default(),

@@ -205,12 +205,14 @@ impl Wal {
         };
         let fill = bytes <= FILL_INLINE_MAX && !self.disk.is_memory();
         let made = segment::create(&*self.disk, id, bytes, fill).and_then(|file| {
-            // DURABILITY: listed before its first use, so that recovery misses it if it is gone.
+            let file = SegmentFile::new(&self.node, &entry, file);
+            // DURABILITY: listed before its first use, so that recovery misses it if it is gone. After an error it may be listed too, so it
+            // stays, or leaves as any other.
             let listed = self.store.update(|manifest| manifest.list(entry));
-            if listed.is_err() {
-                let _ = self.disk.unlink(&segment::path(id));
+            if listed.as_ref().is_err_and(Error::is_no_space) {
+                self.upkeep.retire(Arc::clone(&file));
             }
-            listed.map(|()| SegmentFile::new(&self.node, &entry, file))
+            listed.map(|()| file)
         });
         // The id is spent even if making the file failed: what is left of it must not be taken for the next one.
         self.next_segment += 1;

@@ -6,6 +6,7 @@ use super::{Group, Plan, Tail, too_large};
 use crate::batch::{Block, Producer, encode_block, record_size};
 use crate::entry::{DATA_HEAD, Entry, kind};
 use crate::ids::{Offset, StreamId};
+use crate::planted::{self, Plant};
 use crate::tx::{Appended, Publish, RecordIn};
 use crate::{Error, Level};
 
@@ -222,9 +223,15 @@ impl<'a> Plan<'_, 'a> {
         tails.sort_unstable();
         for (id, next) in tails {
             let stream = &self.state.streams[&id];
-            if stream.config.level != Level::Fsync
-                && next + self.limits.reserve_ahead / 2 > stream.reserved
-            {
+            if stream.config.level == Level::Fsync {
+                continue;
+            }
+            // DURABILITY: an offset that is told must not be given out again after a crash.
+            if next > stream.reserved_durable && !planted::is(Plant::ToldUnreserved) {
+                self.frame.must_sync = true;
+                self.unreserved = true;
+            }
+            if next + self.limits.reserve_ahead / 2 > stream.reserved {
                 self.frame.push(&Entry::Reserve {
                     stream: id,
                     upto: next + self.limits.reserve_ahead,

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, Once};
 use std::time::{Duration, Instant};
 
+use postrider_log::disk::Fault;
 use rng::Rng;
 
 /// One thing that happens.
@@ -39,6 +40,16 @@ impl<W> Op<W> {
         }
     }
 }
+
+/// What may fail once. A failed sync is the treacherous one.
+pub(crate) const FAULTS: [Fault; 6] = [
+    Fault::Sync,
+    Fault::Sync,
+    Fault::Write,
+    Fault::Read,
+    Fault::Directory,
+    Fault::Name,
+];
 
 /// How often what was done.
 pub(crate) type Counts = BTreeMap<&'static str, u64>;
@@ -206,8 +217,18 @@ pub(crate) fn first_failure<S: Simulation>(max: u64) -> Option<(u64, String)> {
     found.into_inner().unwrap().pop_first()
 }
 
-/// What to print of a seed that fails: what is broken, the shortest story, how to see it again.
-pub(crate) fn report<S: Simulation>(seed: u64, broken: &str) -> String {
+/// A story that fails, as short as it goes.
+pub(crate) struct Short {
+    /// Operations that are left, and that there were.
+    pub(crate) operations: (usize, usize),
+    /// What happens, in plain words.
+    pub(crate) lines: Vec<String>,
+    /// What is broken then.
+    broken: Option<String>,
+}
+
+/// The fewest operations of a seed's story with which the same promise breaks.
+pub(crate) fn shortest<S: Simulation>(seed: u64, broken: &str) -> Short {
     let whole = S::story(seed);
     // The same promise: another one that the shorter story breaks is another story.
     let place = |broken: &str| broken.lines().next().map(str::to_owned);
@@ -217,16 +238,23 @@ pub(crate) fn report<S: Simulation>(seed: u64, broken: &str) -> String {
     };
     let short = shrink::shortest(&whole, same);
     let (result, lines) = told::<S>(seed, &short);
+    Short {
+        operations: (short.len(), whole.len()),
+        lines,
+        broken: result.err(),
+    }
+}
+
+/// What to print of a seed that fails: what is broken, the shortest story, how to see it again.
+pub(crate) fn report<S: Simulation>(seed: u64, broken: &str) -> String {
+    let short = shortest::<S>(seed, broken);
+    let (left, were) = short.operations;
     let mut text = format!("seed {seed} of the {} simulation: {broken}\n", S::NAME);
-    text += &format!(
-        "the shortest story that fails ({} of {} operations):\n",
-        short.len(),
-        whole.len()
-    );
-    for (nth, line) in lines.iter().enumerate() {
+    text += &format!("the shortest story that fails ({left} of {were} operations):\n");
+    for (nth, line) in short.lines.iter().enumerate() {
         text += &format!("{:4}. {line}\n", nth + 1);
     }
-    if let Err(broken) = result {
+    if let Some(broken) = short.broken {
         text += &format!("   => {broken}\n");
     }
     text += &format!(

@@ -291,11 +291,9 @@ impl World {
                 Level::Os | Level::Interval(_) => *written = ticket.lsn.max(*written),
                 Level::Memory => {}
             }
-            if ticket.level == Level::Fsync {
-                published
-                    .iter()
-                    .for_each(|(stream, offset, id)| self.saw(*stream, *offset, *id));
-            }
+            published
+                .iter()
+                .for_each(|(stream, offset, id)| self.saw(*stream, *offset, *id));
             self.count("confirmed");
         }
     }

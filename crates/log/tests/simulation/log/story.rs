@@ -8,7 +8,7 @@ use postrider_log::{Error, Log, pump};
 
 use super::{DAY_MS, World};
 use crate::harness::rng::Rng;
-use crate::harness::{Counts, Op, Simulation, tell};
+use crate::harness::{Counts, FAULTS, Op, Simulation, tell};
 
 /// One thing that happens to the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,7 @@ fn life(rng: &mut Rng, story: &mut Vec<Op<What>>) {
         story.push(Op::new(What::Quiet, rng));
     }
     let ahead = 1 + rng.below(120);
-    let fault = [Fault::Sync, Fault::Write, Fault::Read][rng.below(3) as usize];
+    let fault = FAULTS[rng.below(FAULTS.len() as u64) as usize];
     match rng.below(12) {
         0..6 => story.push(Op::new(What::PowerOffIn(ahead), rng)),
         6 => story.push(Op::new(What::FailIn(fault, ahead), rng)),
@@ -171,6 +171,7 @@ impl World {
             What::FailIn(fault, ahead) => {
                 tell(|| format!("a {fault:?} will fail {ahead} operations of the disk from here"));
                 self.faulty = true;
+                self.count("planned failures");
                 self.disk.inject(fault, self.disk.operations() + ahead);
             }
             What::Fill(bytes) => {

@@ -8,7 +8,7 @@ use postrider_log::wal::{JobDone, Sync, Wal, WriteJob};
 
 use super::{Ledger, Replay, options, recycled, refused};
 use crate::harness::rng::Rng;
-use crate::harness::{Counts, Op, Simulation, tell};
+use crate::harness::{Counts, FAULTS, Op, Simulation, tell};
 
 /// One thing that happens to the physical layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Simulation for WalSimulation {
 /// One run of a process, and its end.
 pub(crate) fn life(rng: &mut Rng, steps: u64, story: &mut Vec<Op<What>>) {
     let ahead = 1 + rng.below(160);
-    let fault = [Fault::Sync, Fault::Write, Fault::Read][rng.below(3) as usize];
+    let fault = FAULTS[rng.below(FAULTS.len() as u64) as usize];
     match rng.below(12) {
         0..8 => story.push(Op::new(What::PowerOffIn(ahead), rng)),
         8 => story.push(Op::new(What::FailIn(fault, ahead), rng)),
@@ -211,6 +211,7 @@ impl World {
             What::FailIn(fault, ahead) => {
                 tell(|| format!("a {fault:?} will fail {ahead} operations of the disk from here"));
                 self.faulty = true;
+                self.count("planned failures");
                 self.disk.inject(fault, self.disk.operations() + ahead);
             }
             What::Fill(bytes) => {
