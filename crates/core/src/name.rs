@@ -162,7 +162,9 @@ impl Destination {
 
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.kind.as_str(), self.name)
+        f.write_str(self.kind.as_str())?;
+        f.write_str(":")?;
+        f.write_str(self.name.as_str())
     }
 }
 

@@ -52,18 +52,18 @@ pub(crate) fn record_in(message: &Outgoing, bytes_max: usize) -> Result<log::Rec
         id: *envelope.id.as_bytes(),
         deliver_at_ms: envelope.deliver_at.map_or(0, Timestamp::millis),
         expires_at_ms: envelope.expires_at.map_or(0, Timestamp::millis),
-        ..raw_in(&raw)
+        ..raw_in(raw)
     })
 }
 
 /// The same bytes as a record without identity and times.
-pub(crate) fn raw_in(raw: &Raw) -> log::RecordIn {
-    let headers = raw.headers.iter();
+pub(crate) fn raw_in(raw: Raw) -> log::RecordIn {
+    let headers = raw.headers.into_iter();
     log::RecordIn {
-        key: raw.key.clone(),
-        value: Some(raw.body.clone()),
+        key: raw.key,
+        value: Some(raw.body),
         headers: headers
-            .map(|(name, value)| log::Header::new(name.clone(), value.clone()))
+            .map(|(name, value)| log::Header::new(name, value))
             .collect(),
         ..log::RecordIn::default()
     }

@@ -12,7 +12,12 @@ pub(crate) const INBOX: &str = "inbox:";
 
 /// The stream of a destination.
 pub(crate) fn stream(destination: &Destination) -> String {
-    destination.to_string()
+    let (kind, name) = (destination.kind.as_str(), destination.name.as_str());
+    let mut text = String::with_capacity(kind.len() + 1 + name.len());
+    text.push_str(kind);
+    text.push(':');
+    text.push_str(name);
+    text
 }
 
 /// The stream that is a home for failures of a subscription that is not in this log.

@@ -53,6 +53,9 @@ struct Staged {
 impl Publisher for EmbeddedPublisher {
     fn publish<'a>(&'a self, messages: Vec<Outgoing>) -> Fut<'a, Vec<Result<Receipt, Fault>>> {
         Box::pin(async move {
+            if let [message] = &messages[..] {
+                return vec![self.publish_one(message).await];
+            }
             let mut results: Vec<Option<Result<Receipt, Fault>>> = Vec::new();
             results.resize_with(messages.len(), || None);
             let checked = self.check(&messages, &mut results);
@@ -129,6 +132,55 @@ fn not_found(text: String) -> Fault {
 }
 
 impl EmbeddedPublisher {
+    /// As a call with many, without what only many need.
+    async fn publish_one(&self, message: &Outgoing) -> Result<Receipt, Fault> {
+        let encode = || convert::record_in(message, self.shared.settings.message_bytes_max);
+        let mut first = Some(encode()?);
+        let staged = self
+            .shared
+            .stage_patiently(|log, now| {
+                let destination = &message.destination;
+                let Some((stream, subscriptions)) = names::route(log, &self.shared, destination)?
+                else {
+                    return Ok(None);
+                };
+                // Staged again after a wait: the record of before is gone.
+                let record = first.take().map_or_else(encode, Ok);
+                let record = record.expect("what was encoded once can be encoded again");
+                let publish = Publish {
+                    stream,
+                    records: vec![record],
+                    ..Publish::default()
+                };
+                let tx = Tx {
+                    publishes: vec![publish],
+                    ..Tx::default()
+                };
+                Ok(Some((log.commit(tx, now)?, subscriptions)))
+            })
+            .await
+            .map_err(|error| error.fault())?;
+        let Some((ticket, subscriptions)) = staged else {
+            return Err(no_route(&message.destination));
+        };
+        let appended = ticket.appended.first().and_then(|records| records.first());
+        let appended = appended.expect("one record was published");
+        let durability = match self.shared.is_memory() {
+            true => postrider_core::capability::Durability::Memory,
+            false => convert::durability_of(ticket.level),
+        };
+        self.shared
+            .confirmed(&ticket)
+            .await
+            .map_err(|ended| ended.fault().unknown_effect())?;
+        Ok(Receipt {
+            durability,
+            position: Some(appended.offset),
+            duplicate: appended.duplicate,
+            subscriptions: Some(subscriptions),
+        })
+    }
+
     /// Encodes and checks each message. Where one is refused, later ones of its key are refused with it: they must not pass it.
     fn check(
         &self,

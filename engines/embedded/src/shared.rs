@@ -167,7 +167,13 @@ impl Shared {
         &self,
         mut run: impl FnMut(&mut Log, Now) -> Result<T, log::Error>,
     ) -> Result<T, Refused> {
+        match self.stage(&mut run).map_err(Refused::Ended)? {
+            Err(log::Error::Overloaded { .. }) => {}
+            Err(error) => return Err(Refused::Log(error)),
+            Ok(out) => return Ok(out),
+        }
         loop {
+            // Registered before it is tried again, so that no progress in between is missed.
             let progressed = self.progressed.notified();
             tokio::pin!(progressed);
             progressed.as_mut().enable();
@@ -180,8 +186,7 @@ impl Shared {
     }
 
     fn write_inline(&self, now: Now) {
-        // Another task may be at it: then it also takes what was staged here.
-        let result = pump::run_until_idle(&self.log, now);
+        let result = pump::write_inline(&self.log, now);
         self.after_write(result.err());
     }
 

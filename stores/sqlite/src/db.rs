@@ -7,14 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use postrider_core::name::SubscriptionId;
 use postrider_core::planted::{self, Plant};
+use postrider_core::store::OutboxRow;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use tokio::sync::Notify;
 
 use crate::error::Error;
 use crate::failures::Wakers;
+use crate::handoff::Handoff;
 use crate::inbox::Hand;
 use crate::options::Options;
 use crate::schema;
@@ -79,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) outbox_depth: AtomicU64,
     /// A commit added outbox rows.
     pub(crate) outbox_changed: Notify,
+    /// The latest rows, for the relay.
+    pub(crate) handoff: Mutex<Handoff>,
     pub(crate) failures_changed: Wakers,
     /// How many of the next commits fail: for tests.
     #[cfg(test)]
@@ -86,9 +91,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn outbox_added(&self, rows: u64) {
-        if rows > 0 {
-            self.outbox_depth.fetch_add(rows, Ordering::Relaxed);
+    /// A commit added these.
+    pub(crate) fn outbox_added(&self, rows: &mut Vec<OutboxRow>) {
+        if !rows.is_empty() {
+            let count = rows.len() as u64;
+            self.outbox_depth.fetch_add(count, Ordering::Relaxed);
+            self.handoff.lock().add(rows.drain(..));
             self.outbox_changed.notify_one();
         }
     }
@@ -122,7 +130,7 @@ pub(crate) struct Db {
     pub(crate) epoch: i64,
     pub(crate) hand: Hand,
     /// Outbox rows added in the open transaction.
-    pub(crate) outbox_added: u64,
+    pub(crate) outbox_added: Vec<OutboxRow>,
     numbers: HashMap<SubscriptionId, i64>,
 }
 
@@ -166,9 +174,11 @@ impl Db {
             .map_err(at(path, "configure the connection"))?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
         let epoch = schema::set_up(&conn, path)?;
-        let depth: i64 = conn
-            .query_row("SELECT count(*) FROM postrider_outbox", [], |r| r.get(0))
+        let count = "SELECT count(*), coalesce(max(number), 0) FROM postrider_outbox";
+        let (depth, last): (i64, i64) = conn
+            .query_row(count, [], |r| Ok((r.get(0)?, r.get(1)?)))
             .map_err(at(path, "count the outbox"))?;
+        shared.handoff.lock().begin(last.unsigned_abs());
         shared
             .outbox_depth
             .store(depth.unsigned_abs(), Ordering::Relaxed);
@@ -189,7 +199,7 @@ impl Db {
             shared,
             epoch,
             hand: Hand::new(options.inbox_retention),
-            outbox_added: 0,
+            outbox_added: Vec::new(),
             numbers: HashMap::new(),
         })
     }

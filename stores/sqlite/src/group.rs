@@ -115,14 +115,14 @@ fn in_savepoint(db: &mut Db, job: &mut dyn Job) -> Result<(), Error> {
 /// Runs a job in a savepoint. `Err`: the transaction is not what it was, and everything in it is lost.
 fn savepoint(db: &mut Db, job: &mut dyn Job, ran: &mut Ran) -> Result<(), Error> {
     db.run("set a savepoint", SET_SAVEPOINT)?;
-    let (numbers, added) = (db.known_numbers(), db.outbox_added);
+    let (numbers, added) = (db.known_numbers(), db.outbox_added.len());
     *ran = job.run(db);
     if db.conn.is_autocommit() {
         return Err(Error::TransactionEnded);
     }
     if *ran == Ran::Undo {
         db.run("roll back", ROLL_BACK_TO)?;
-        db.outbox_added = added;
+        db.outbox_added.truncate(added);
         if db.known_numbers() != numbers {
             db.forget_numbers();
         }
@@ -131,7 +131,7 @@ fn savepoint(db: &mut Db, job: &mut dyn Job, ran: &mut Ran) -> Result<(), Error>
 }
 
 fn begin(db: &mut Db) -> Result<(), Error> {
-    db.outbox_added = 0;
+    db.outbox_added.clear();
     db.run("begin", BEGIN)
 }
 
@@ -158,8 +158,7 @@ fn commit(db: &mut Db) -> Result<(), Error> {
     }
     // DURABILITY: WAL with synchronous=FULL; the sync is in here.
     db.run("commit", COMMIT)?;
-    db.shared.outbox_added(db.outbox_added);
-    db.outbox_added = 0;
+    db.shared.outbox_added(&mut db.outbox_added);
     Ok(())
 }
 
@@ -174,7 +173,7 @@ fn roll_back(db: &mut Db) {
 }
 
 fn reset(db: &mut Db) {
-    db.outbox_added = 0;
+    db.outbox_added.clear();
     db.forget_numbers();
     db.hand.reset();
 }

@@ -12,6 +12,7 @@ mod db;
 mod error;
 mod failures;
 mod group;
+mod handoff;
 mod inbox;
 mod lock;
 mod options;

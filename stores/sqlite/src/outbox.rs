@@ -28,7 +28,14 @@ pub(crate) struct SqliteOutbox(pub(crate) Sqlite);
 
 impl Outbox for SqliteOutbox {
     fn take<'a>(&'a self, after: u64, limit: u32) -> Fut<'a, Result<Vec<OutboxRow>, Fault>> {
+        let rows = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut handoff = self.0.shared().handoff.lock();
+        let latest = handoff.take(after, rows, TAKE_BYTES_MAX);
+        drop(handoff);
         Box::pin(async move {
+            if let Some(latest) = latest {
+                return Ok(latest);
+            }
             let taken = self
                 .0
                 .look_async(move |conn| take(conn, after, limit))
@@ -54,12 +61,13 @@ impl Outbox for SqliteOutbox {
 }
 
 /// Inserts the messages of one unit, in order.
-pub(crate) fn insert(db: &mut Db, messages: &[Outgoing]) -> Result<u32, CommitFailure> {
-    for message in messages {
-        insert_one(&db.conn, message)?;
-    }
+pub(crate) fn insert(db: &mut Db, messages: Vec<Outgoing>) -> Result<u32, CommitFailure> {
     let count = u32::try_from(messages.len()).unwrap_or(u32::MAX);
-    db.outbox_added += u64::from(count);
+    for message in messages {
+        insert_one(&db.conn, &message)?;
+        let number = db.conn.last_insert_rowid().unsigned_abs();
+        db.outbox_added.push(OutboxRow { number, message });
+    }
     Ok(count)
 }
 

@@ -46,7 +46,7 @@ pub(crate) fn run_delivery(
 /// Runs a write that belongs to no delivery, and puts its messages into the outbox.
 pub(crate) fn run_write(db: &mut Db, work: &mut Work<Connection>) -> Result<u32, CommitFailure> {
     let messages = run_work(db, work)?;
-    outbox::insert(db, &messages)
+    outbox::insert(db, messages)
 }
 
 fn run_work(db: &mut Db, work: &mut Work<Connection>) -> Result<Vec<Outgoing>, CommitFailure> {

@@ -168,19 +168,21 @@ impl Log {
                 || self.freeable_bytes() + self.mover.emptied_bytes() >= self.free_at())
     }
 
+    /// Whether a step of upkeep would find something to do: a segment to make, fill or free, or a checkpoint.
+    pub fn wants_upkeep(&self, now: Now) -> bool {
+        self.capture.is_some() || self.wal.wants_prepare() || self.checkpoint_is_due(now)
+    }
+
     fn free_at(&self) -> u64 {
         FREEABLE_BYTES.max(self.wal.options().checkpoint_bytes / 16)
     }
 
     fn freeable_bytes(&self) -> u64 {
-        let segments = self.wal.segments();
         let covered = self.wal.checkpoint_lsn();
-        let fresh = segments
-            .iter()
-            .filter(|segment| segment.last_lsn.is_some_and(|last| last > covered));
+        let fresh = self.wal.sealed().filter(|(_, last, _)| *last > covered);
         fresh
-            .filter(|segment| !self.state.segments.contains_key(&segment.id))
-            .map(|segment| segment.size)
+            .filter(|(id, ..)| !self.state.segments.contains_key(id))
+            .map(|(.., size)| size)
             .sum()
     }
 

@@ -10,7 +10,7 @@ use crate::batch::Block;
 use crate::entry::Entry;
 use crate::ids::Now;
 use crate::planted::{self, Plant};
-use crate::wal::{EntryBytes, Lsn, Sync};
+use crate::wal::{EntryBytes, Location, Lsn, Sync};
 use crate::{Error, Level};
 
 #[derive(Debug)]
@@ -76,10 +76,16 @@ impl Frame {
     }
 
     fn bodies(&self) -> impl Iterator<Item = (u8, &[u8])> {
-        self.parts.iter().map(|(kind, body)| match body {
-            Body::Arena(range) => (*kind, &self.arena[range.clone()]),
-            Body::Own(bytes) => (*kind, &bytes[..]),
-        })
+        self.parts
+            .iter()
+            .map(|(kind, body)| (*kind, self.body(body)))
+    }
+
+    fn body<'a>(&'a self, body: &'a Body) -> &'a [u8] {
+        match body {
+            Body::Arena(range) => &self.arena[range.clone()],
+            Body::Own(bytes) => bytes,
+        }
     }
 }
 
@@ -87,6 +93,17 @@ impl Log {
     /// Appends a frame and applies it. On an error nothing has changed.
     pub(crate) fn append(&mut self, frame: &Frame, level: Level, now: Now) -> Result<Lsn, Error> {
         assert!(!frame.is_empty(), "a frame has at least one entry");
+        // Most frames have one entry.
+        if let [(kind, body)] = &frame.parts[..] {
+            let body = [frame.body(body)];
+            let (kind, flags) = (*kind, 0);
+            let bytes = [EntryBytes {
+                kind,
+                flags,
+                body: &body,
+            }];
+            return self.append_entries(frame, &bytes, level, now);
+        }
         let bodies: Vec<(u8, [&[u8]; 1])> =
             frame.bodies().map(|(kind, body)| (kind, [body])).collect();
         let bytes: Vec<EntryBytes<'_>> = bodies
@@ -97,26 +114,36 @@ impl Log {
                 body,
             })
             .collect();
+        self.append_entries(frame, &bytes, level, now)
+    }
+
+    fn append_entries(
+        &mut self,
+        frame: &Frame,
+        bytes: &[EntryBytes<'_>],
+        level: Level,
+        now: Now,
+    ) -> Result<Lsn, Error> {
         let sync = if frame.must_sync || level == Level::Fsync {
             Sync::Now
         } else {
             Sync::Lazy
         };
         // Decoded before it is appended: what could not be replayed is never written.
-        let entries = bodies.iter().map(|(kind, body)| {
-            let entry = Entry::decode(*kind, 0, body[0])?;
-            Ok(entry.expect("no flag says that it may be skipped"))
+        let nowhere = Location::default();
+        let entries = bytes.iter().map(|one| {
+            let entry = Entry::decode(one.kind, one.flags, one.body[0])?;
+            Ok((entry.expect("no flag says that it may be skipped"), nowhere))
         });
-        let entries = entries.collect::<Result<Vec<_>, Error>>()?;
+        let mut entries = entries.collect::<Result<Vec<_>, Error>>()?;
         let appended = if frame.frees {
-            self.wal.append_reserved(&bytes, sync)?
+            self.wal.append_reserved(bytes, sync)?
         } else {
-            self.wal.append(&bytes, sync)?
+            self.wal.append(bytes, sync)?
         };
-        let entries: Vec<_> = entries
-            .into_iter()
-            .zip(appended.locations.iter().copied())
-            .collect();
+        for ((_, at), location) in entries.iter_mut().zip(&appended.locations) {
+            *at = *location;
+        }
         self.state
             .apply(appended.lsn, &entries, now)
             .expect("what was decided can be applied");
@@ -145,7 +172,8 @@ impl Log {
             self.wall.insert(due, timer);
         }
         self.trim_soon.extend(self.state.todo.trim.drain(..));
-        for (id, lsn) in std::mem::take(&mut self.state.todo.grown) {
+        let mut grown = std::mem::take(&mut self.state.todo.grown);
+        for (id, lsn) in grown.drain(..) {
             let Some(stream) = self.state.streams.get(&id) else {
                 continue;
             };
@@ -163,6 +191,8 @@ impl Log {
             }
             self.when_durable.push_back(growth);
         }
+        // Its room is used again.
+        self.state.todo.grown = grown;
     }
 
     /// The records of a growth are safe at their stream's level.
@@ -185,9 +215,11 @@ impl Log {
             stream.woken = true;
             self.state.todo.woken_streams.push(id);
         }
-        let subs = stream.subs.clone();
-        for sub in subs {
-            self.state.wake_if_ready(sub);
+        for index in 0..stream.subs.len() {
+            let sub = self.state.streams.get(&id).and_then(|s| s.subs.get(index));
+            if let Some(sub) = sub.copied() {
+                self.state.wake_if_ready(sub);
+            }
         }
     }
 }

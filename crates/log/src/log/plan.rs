@@ -1,5 +1,6 @@
 //! Deciding a commit: everything is looked at before anything is written.
 
+mod one;
 mod publish;
 
 use std::collections::{HashMap, HashSet};
@@ -34,6 +35,11 @@ impl Log {
     /// [`Wal::append`].
     pub fn commit(&mut self, tx: Tx, now: Now) -> Result<Ticket, Error> {
         self.forget_old_ids(&tx.publishes, now);
+        if let Some((stream, record)) = one::only(&tx)
+            && self.state.stream(stream)?.config.level == Level::Fsync
+        {
+            return self.commit_one(stream, record, now);
+        }
         let mut plan = Plan::new(
             &self.state,
             &self.wal,
@@ -169,14 +175,7 @@ impl<'s, 'a> Plan<'s, 'a> {
     }
 
     fn check_record(&self, record: &RecordIn) -> Result<(), Error> {
-        let key = record.key.as_ref().map_or(0, Bytes::len);
-        too_large("a key", key, self.limits.key_bytes_max, "key_bytes_max")?;
-        too_large(
-            "a record",
-            record_size(record),
-            self.limits.record_bytes_max,
-            "record_bytes_max",
-        )
+        check_record(record, &self.limits)
     }
 
     fn check_failure(&self, failure: &FailureIn) -> Result<(), Error> {
@@ -615,6 +614,17 @@ fn single(record: &RecordIn, at_ms: u64) -> Vec<u8> {
     let mut block = Vec::with_capacity(record_size(record) + 128);
     encode_block(&mut block, 0, at_ms, Producer::NONE, &[record]);
     block
+}
+
+fn check_record(record: &RecordIn, limits: &Limits) -> Result<(), Error> {
+    let key = record.key.as_ref().map_or(0, Bytes::len);
+    too_large("a key", key, limits.key_bytes_max, "key_bytes_max")?;
+    too_large(
+        "a record",
+        record_size(record),
+        limits.record_bytes_max,
+        "record_bytes_max",
+    )
 }
 
 pub(super) fn too_large(

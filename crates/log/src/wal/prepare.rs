@@ -163,6 +163,14 @@ impl Wal {
         })
     }
 
+    /// Whether [`prepare_step`](Self::prepare_step) may have something to do. `false` is sure.
+    pub(crate) fn wants_prepare(&self) -> bool {
+        let upkeep = &self.upkeep;
+        let leaves = !upkeep.retired.is_empty() || !upkeep.freed.is_empty();
+        let makes = self.spare.is_none() && (upkeep.full || self.end() >= self.active.size / 2);
+        leaves || makes || !upkeep.unfinished.is_empty() || upkeep.preparing.is_some()
+    }
+
     fn next_task(&mut self) -> Option<Task> {
         // DURABILITY: the header of the segment that recovery is to start in must be durable before the one before it goes.
         let noted = (self.segments.values().rev())

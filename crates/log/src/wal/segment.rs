@@ -60,13 +60,13 @@ impl SegmentFile {
     pub(crate) fn write(&self, bytes: &[u8], at: u64) -> Result<(), Error> {
         self.file
             .write_at(bytes, at)
-            .map_err(Error::io("writing", self.path()))
+            .map_err(|error| Error::io("writing", self.path())(error))
     }
 
     pub(crate) fn sync(&self) -> Result<(), Error> {
         self.file
             .sync_data()
-            .map_err(Error::io("syncing", self.path()))
+            .map_err(|error| Error::io("syncing", self.path())(error))
     }
 
     /// The bytes of the first block in this use.

@@ -172,6 +172,15 @@ impl Wal {
         self.upkeep.is_full()
     }
 
+    /// The sealed segments of the log, oldest first: id, last frame, size in bytes.
+    pub(crate) fn sealed(&self) -> impl Iterator<Item = (SegmentId, Lsn, u64)> {
+        let segments = self.segments.values();
+        segments.filter_map(|segment| {
+            let last = Lsn(segment.last_lsn?);
+            Some((segment.file.id, last, segment.file.size))
+        })
+    }
+
     /// Whether nothing may be appended or confirmed any more, because a write or a sync failed.
     pub fn is_poisoned(&self) -> bool {
         self.poison.is_some()

@@ -44,7 +44,8 @@ pub(super) struct InFlight {
     pub(super) upto: u64,
     pub(super) syncs: bool,
     pub(super) proves: u64,
-    pub(super) files: Vec<Arc<SegmentFile>>,
+    /// What it writes and does not sync.
+    pub(super) unsynced: Vec<Arc<SegmentFile>>,
 }
 
 impl Wal {
@@ -340,16 +341,20 @@ impl Wal {
         }
         self.staged_bytes = 0;
         self.wants_sync = false;
+        // DURABILITY: older files first, so that a sync that fails half way leaves a shorter log, not one with a hole.
+        let (synced, unsynced) = match syncs {
+            true => (files, Vec::new()),
+            false => (Vec::new(), files),
+        };
         self.in_flight = Some(InFlight {
             upto: self.last,
             syncs,
             proves: self.durable,
-            files: files.clone(),
+            unsynced,
         });
-        // DURABILITY: older files first, so that a sync that fails half way leaves a shorter log, not one with a hole.
         WriteJob {
             writes,
-            syncs: if syncs { files } else { Vec::new() },
+            syncs: synced,
         }
     }
 
@@ -412,7 +417,7 @@ impl Wal {
             self.store.set_durable(self.durable);
             self.note_used();
         } else {
-            self.unsynced = job.files;
+            self.unsynced = job.unsynced;
         }
         self.trim_recent();
         Ok(self.progress())

@@ -157,6 +157,21 @@ impl Outlet {
         Ok(receipts.flatten().collect())
     }
 
+    /// Whether there is nothing to create before a message to this destination.
+    fn knows(&self, destination: &Destination) -> bool {
+        self.provision == ProvisionMode::Check
+            || destination.kind == DestinationKind::Inbox
+            || self.known.read().contains(destination)
+    }
+
+    fn answered(&self, destination: &Destination, result: &mut Result<Receipt, Fault>) {
+        match result {
+            Ok(receipt) => self.report(destination, receipt),
+            Err(fault) if is_unawaited(destination, fault) => *result = Ok(dropped(destination)),
+            Err(_) => {}
+        }
+    }
+
     /// Says once per destination that nobody listens.
     fn report(&self, destination: &Destination, receipt: &Receipt) {
         let nobody = receipt.subscriptions == Some(0) && destination.kind != DestinationKind::Inbox;
@@ -191,6 +206,16 @@ fn again(fault: &Fault) -> Fault {
 impl Publisher for Outlet {
     fn publish<'a>(&'a self, messages: Vec<Outgoing>) -> Fut<'a, Vec<Result<Receipt, Fault>>> {
         Box::pin(async move {
+            if let [message] = &messages[..]
+                && self.knows(&message.destination)
+            {
+                let destination = message.destination.clone();
+                let mut results = self.inner.publish(messages).await;
+                results
+                    .iter_mut()
+                    .for_each(|result| self.answered(&destination, result));
+                return results;
+            }
             let refused = self.know(&messages).await;
             let destinations: Vec<_> = messages.iter().map(|m| m.destination.clone()).collect();
             let mut results = if refused.is_empty() {
@@ -199,13 +224,7 @@ impl Publisher for Outlet {
                 self.publish_others(messages, &refused).await
             };
             for (destination, result) in destinations.iter().zip(&mut results) {
-                match result {
-                    Ok(receipt) => self.report(destination, receipt),
-                    Err(fault) if is_unawaited(destination, fault) => {
-                        *result = Ok(dropped(destination))
-                    }
-                    Err(_) => {}
-                }
+                self.answered(destination, result);
             }
             results
         })

@@ -172,6 +172,9 @@ pub(crate) fn seal_effects(
     source: &Text,
     trace: Option<TraceContext>,
 ) -> Result<Vec<Outgoing>> {
+    if drafts.is_empty() {
+        return Ok(Vec::new());
+    }
     let parent = delivery.envelope();
     let subscription = delivery.subscription().to_string();
     let runtime = &delivery.inner.runtime;
@@ -202,7 +205,7 @@ pub(crate) fn seal_effects(
         };
         let mut message = draft.seal(to, id, source, now)?;
         follow(&mut message.envelope, parent);
-        message.envelope.traceparent = Some(Text::from(trace.child(entropy).to_string()));
+        message.envelope.traceparent = Some(trace.child(entropy).to_text());
         sealed.push(message);
     }
     Ok(sealed)

@@ -58,7 +58,13 @@ pub(crate) struct SubscriptionWishes {
 }
 
 type Wrap = Box<dyn FnOnce(HandlerService) -> HandlerService + Send>;
-type Bind = Box<dyn FnOnce(Arc<Host>) -> HandlerService + Send>;
+type Bind = Box<dyn FnOnce(Arc<Host>) -> Core + Send>;
+
+/// A handler without its layers: called as it is, or wrapped.
+struct Core {
+    call: Box<dyn Fn(Delivery) -> Fut<'static, Ending> + Send + Sync>,
+    service: HandlerService,
+}
 
 /// A handler with what is said of it. Made by [`HandlerExt`] and [`raw`]; taken by [`Service::on`](crate::Service::on).
 #[must_use = "give it to `Service::on`"]
@@ -87,7 +93,11 @@ impl Configured {
                     host,
                     marker: PhantomData,
                 };
-                BoxCloneSyncService::new(call)
+                let direct = call.clone();
+                Core {
+                    call: Box::new(move |delivery| Box::pin(direct.run(delivery))),
+                    service: BoxCloneSyncService::new(call),
+                }
             }),
             layers: Vec::new(),
         }
@@ -107,23 +117,38 @@ impl Configured {
     }
 
     pub(crate) fn bind(self, host: Arc<Host>) -> Bound {
-        let service = (self.bind)(host);
+        let core = (self.bind)(host);
+        let call = match self.layers.is_empty() {
+            true => core.call,
+            false => {
+                let wrap = |inner, wrap: Wrap| wrap(inner);
+                layered(self.layers.into_iter().fold(core.service, wrap))
+            }
+        };
         Bound {
             message_type: self.description.message_type,
             retry: self.retry,
-            service: self
-                .layers
-                .into_iter()
-                .fold(service, |inner, wrap| wrap(inner)),
+            call,
         }
     }
+}
+
+/// The call of a handler in its layers.
+fn layered(service: HandlerService) -> Box<dyn Fn(Delivery) -> Fut<'static, Ending> + Send + Sync> {
+    Box::new(move |delivery| {
+        let service = service.clone();
+        Box::pin(async move {
+            let ending = service.oneshot(delivery).await;
+            ending.unwrap_or_else(|e| Ending::Failed(HandlerError::Transient(e)))
+        })
+    })
 }
 
 /// A handler with its layers, in a running service.
 pub(crate) struct Bound {
     message_type: &'static str,
     retry: Retry,
-    service: HandlerService,
+    call: Box<dyn Fn(Delivery) -> Fut<'static, Ending> + Send + Sync>,
 }
 
 impl ErasedHandler for Bound {
@@ -136,11 +161,7 @@ impl ErasedHandler for Bound {
     }
 
     fn call(&self, delivery: Delivery) -> Fut<'static, Ending> {
-        let service = self.service.clone();
-        Box::pin(async move {
-            let ending = service.oneshot(delivery).await;
-            ending.unwrap_or_else(|e| Ending::Failed(HandlerError::Transient(e)))
-        })
+        (self.call)(delivery)
     }
 }
 
@@ -161,6 +182,14 @@ impl<H: Clone, Marker> Clone for Call<H, Marker> {
     }
 }
 
+impl<H: Handler<Marker>, Marker: 'static> Call<H, Marker> {
+    fn run(&self, delivery: Delivery) -> impl Future<Output = Ending> + Send + 'static {
+        let (handler, host) = (self.handler.clone(), self.host.clone());
+        // The call itself is within the future, so that a panic in it is one of the handler.
+        async move { handler.call(Context { delivery, host }).await }
+    }
+}
+
 impl<H: Handler<Marker>, Marker: 'static> Service<Delivery> for Call<H, Marker> {
     type Response = Ending;
     type Error = BoxError;
@@ -171,9 +200,8 @@ impl<H: Handler<Marker>, Marker: 'static> Service<Delivery> for Call<H, Marker> 
     }
 
     fn call(&mut self, delivery: Delivery) -> Self::Future {
-        let handler = self.handler.clone();
-        let host = self.host.clone();
-        Box::pin(async move { Ok(handler.call(Context { delivery, host }).await) })
+        let ending = self.run(delivery);
+        Box::pin(async move { Ok(ending.await) })
     }
 }
 
@@ -302,7 +330,7 @@ where
         retry: Retry::default(),
         check: |_| Ok(()),
         bind: Box::new(move |host| {
-            BoxCloneSyncService::new(
+            let service = BoxCloneSyncService::new(
                 tower::service_fn(move |delivery: Delivery| {
                     let context = Context {
                         delivery: delivery.clone(),
@@ -312,7 +340,11 @@ where
                     async move { Ok::<_, Infallible>(run.await.into_ending(&context)) }
                 })
                 .map_err(BoxError::from),
-            )
+            );
+            Core {
+                call: layered(service.clone()),
+                service,
+            }
         }),
         layers: Vec::new(),
     }

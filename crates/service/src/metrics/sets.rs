@@ -100,7 +100,6 @@ pub struct PublishMetrics {
     cells: Mutex<HashMap<Destination, Cells>>,
 }
 
-#[derive(Clone)]
 struct Cells {
     published: Arc<dyn Counter>,
     failures: Arc<dyn Counter>,
@@ -122,8 +121,7 @@ impl PublishMetrics {
 
     /// One message was published, or not. Inboxes are counted together: their names are as many as processes.
     pub fn observe(&self, destination: &Destination, result: &Result<Receipt, Fault>) {
-        let cells = self.cells(destination);
-        match result {
+        self.with_cells(destination, |cells| match result {
             Ok(receipt) => {
                 cells.published.add(1);
                 if receipt.subscriptions == Some(0) {
@@ -131,18 +129,18 @@ impl PublishMetrics {
                 }
             }
             Err(_) => cells.failures.add(1),
-        }
+        });
     }
 
     /// One message was not published.
     pub fn failed(&self, destination: &Destination) {
-        self.cells(destination).failures.add(1);
+        self.with_cells(destination, |cells| cells.failures.add(1));
     }
 
-    fn cells(&self, destination: &Destination) -> Cells {
+    fn with_cells(&self, destination: &Destination, run: impl FnOnce(&Cells)) {
         let mut known = self.cells.lock();
         if let Some(cells) = known.get(destination) {
-            return cells.clone();
+            return run(cells);
         }
         let label = match destination.kind {
             postrider_core::name::DestinationKind::Inbox => "inbox".to_owned(),
@@ -153,10 +151,10 @@ impl PublishMetrics {
             failures: self.recorder.counter(PUBLISH_FAILURES, &[&label]),
             no_subscriber: self.recorder.counter(NO_SUBSCRIBER, &[&label]),
         };
+        run(&cells);
         if known.len() < DESTINATIONS_MAX {
-            known.insert(destination.clone(), cells.clone());
+            known.insert(destination.clone(), cells);
         }
-        cells
     }
 }
 
@@ -177,6 +175,15 @@ impl Observed {
 
 impl Publisher for Observed {
     fn publish<'a>(&'a self, messages: Vec<Outgoing>) -> Fut<'a, Vec<Result<Receipt, Fault>>> {
+        if let [message] = &messages[..] {
+            let destination = message.destination.clone();
+            return Box::pin(async move {
+                let results = self.inner.publish(messages).await;
+                let observe = |result| self.metrics.observe(&destination, result);
+                results.iter().for_each(observe);
+                results
+            });
+        }
         let destinations: Vec<_> = messages.iter().map(|m| m.destination.clone()).collect();
         Box::pin(async move {
             let results = self.inner.publish(messages).await;

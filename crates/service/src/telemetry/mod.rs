@@ -53,6 +53,19 @@ impl TraceContext {
         }
     }
 
+    /// As a `traceparent`.
+    pub(crate) fn to_text(self) -> Text {
+        let (trace, span) = (self.trace_id.to_be_bytes(), self.span_id.to_be_bytes());
+        let mut text = String::with_capacity(55);
+        text.push_str("00-");
+        push_hex(&mut text, &trace);
+        text.push('-');
+        push_hex(&mut text, &span);
+        text.push('-');
+        push_hex(&mut text, &[self.flags]);
+        Text::from(text)
+    }
+
     /// Reads a `traceparent`. Of a version after 00 the first four fields are read, as the specification says.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -82,11 +95,17 @@ impl TraceContext {
 
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "00-{:032x}-{:016x}-{:02x}",
-            self.trace_id, self.span_id, self.flags
-        )
+        f.write_str(&self.to_text())
+    }
+}
+
+/// Lower-case hexadecimal digits.
+fn push_hex(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        for nibble in [byte >> 4, byte & 15] {
+            let digit = char::from_digit(u32::from(nibble), 16);
+            text.push(digit.expect("four bits are one digit"));
+        }
     }
 }
 
@@ -115,7 +134,7 @@ pub(crate) fn inject(envelope: &mut Envelope, entropy: &dyn Entropy) {
         Some(context) => context.child(entropy),
         None => TraceContext::root(entropy),
     };
-    envelope.traceparent = Some(Text::from(context.to_string()));
+    envelope.traceparent = Some(context.to_text());
 }
 
 /// The context in which a message is handled: its own trace with a new span, or a new trace.

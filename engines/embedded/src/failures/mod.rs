@@ -101,7 +101,7 @@ impl EmbeddedFailures {
             let id = draft.facts.message_id.map_or([0; 16], |id| *id.as_bytes());
             let record = Box::new(log::RecordIn {
                 id,
-                ..convert::raw_in(&draft.raw)
+                ..convert::raw_in(draft.raw.clone())
             });
             failures.push((
                 settle::failure_in(draft, *park)?,

@@ -93,6 +93,23 @@ pub(super) fn resident() -> u64 {
     kib.unwrap_or(0) << 10
 }
 
+/// Processor time of this process so far, all its threads together, in seconds.
+pub(super) fn cpu_s() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name, in parentheses, may hold anything; fields 14 and 15 are user and system time in ticks of 10 ms.
+    let fields = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace();
+    let ticks: f64 = fields
+        .skip(11)
+        .take(2)
+        .filter_map(|t| t.parse::<f64>().ok())
+        .sum();
+    ticks / 100.0
+}
+
 /// Bytes that a directory takes on its disk.
 pub(super) fn on_disk(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;

@@ -10,9 +10,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc};
 
 use super::place::Place;
-use super::rounds::Rounds;
+use super::rounds::{Rounds, median};
 use super::row::Row;
-use super::{GRACE, Size, runtime};
+use super::{GRACE, Size, child, runtime};
 
 /// Messages that are published and not handled yet: as many as a channel of the other side takes.
 const AHEAD: u64 = 1024;
@@ -120,13 +120,18 @@ fn row(
 ) -> Result<Row> {
     let mut rounds = Rounds::default();
     let rate = |took: f64| messages as f64 / took;
+    let mut cpu_us = Vec::new();
     for _ in 0..count {
+        let before = child::cpu_s();
         let ours = runtime.block_on(async { tokio::spawn(ours(service(), messages)).await? })?;
+        cpu_us.push((child::cpu_s() - before) * 1e6 / messages as f64);
         let theirs = runtime.block_on(async { tokio::spawn(theirs(messages)).await? })?;
         rounds.add(rate(ours), rate(theirs));
     }
     let bytes = serde_json::to_vec(&order(100))?.len();
-    Ok(Row::of(name, "msg/s", &rounds).also("payload_bytes", bytes as f64))
+    Ok(Row::of(name, "msg/s", &rounds)
+        .also("cpu_us_per_message", median(cpu_us))
+        .also("payload_bytes", bytes as f64))
 }
 
 /// Through a bus and a service. Gives seconds.

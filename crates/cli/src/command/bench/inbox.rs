@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use postrider::SubscriptionId;
+use postrider::contract::carriage::{self, Carriage};
 use postrider::contract::clock::Timestamp;
 use postrider::contract::envelope::{Envelope, Outgoing};
 use postrider::contract::id::BodyHash;
@@ -269,7 +270,12 @@ fn rows_by_hand(conn: &Connection, n: u64) -> Result<()> {
         .execute(params![1, id(n).as_bytes(), body.0, 1_763_735_534_000i64])?;
     insert(conn, &order)?;
     let out = outgoing(n, reserved(order));
-    let envelope = serde_json::to_string(&out.envelope.id.to_string())?;
+    // The same text, from the same writer: what differs is who puts it there.
+    let packed = carriage::write(&out, Carriage::Packed);
+    let envelope = packed
+        .headers
+        .first()
+        .map(|(_, text)| String::from_utf8_lossy(text));
     conn.prepare_cached("INSERT INTO outbox(destination, key, envelope, headers, payload) VALUES(?1, ?2, ?3, NULL, ?4)")?
         .execute(params![out.destination.to_string(), out.envelope.key.as_ref().map(|k| &k.as_bytes()[..]), envelope, &out.payload[..]])?;
     Ok(())

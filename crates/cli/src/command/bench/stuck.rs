@@ -48,7 +48,7 @@ pub(super) fn run(place: &Place, size: Size) -> Result<Vec<Row>> {
         number("resident_mib_max")?,
         number("resident_mib_early")?,
     );
-    let count: u64 = size.pick(10_000, 50_000_000);
+    let count: u64 = size.pick(10_000, 10_000_000);
     let acked = child::run(&[
         "acked",
         child::text(&place.path("acked"))?,
@@ -92,7 +92,7 @@ pub(super) fn flow(dir: &Path, bytes: u64) -> Result<Value> {
             if n % 16 == 15 || n + 1 == batches {
                 disk = disk.max(child::on_disk(dir));
                 resident = resident.max(child::resident());
-                if n <= batches / 5 {
+                if early == 0 || n <= batches / 5 {
                     early = resident;
                 }
             }

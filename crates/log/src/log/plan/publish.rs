@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{Group, Plan, Tail, too_large};
 use crate::batch::{Block, Producer, encode_block, record_size};
 use crate::entry::{DATA_HEAD, Entry, kind};
-use crate::ids::{Offset, StreamId};
+use crate::ids::{Now, Offset, StreamId};
 use crate::planted::{self, Plant};
 use crate::tx::{Appended, Publish, RecordIn};
 use crate::{Error, Level};
@@ -100,8 +100,8 @@ impl<'a> Plan<'_, 'a> {
             .streams
             .get(&stream)
             .is_some_and(|s| !s.config.dedupe.window.is_zero());
-        let mut seen: Vec<[u8; 16]> = Vec::new();
         let several = records.len() > 1;
+        let mut seen: Vec<[u8; 16]> = Vec::new();
         let mut fresh: Vec<bool> = Vec::with_capacity(records.len());
         for record in records {
             let id = record.id;
@@ -182,28 +182,7 @@ impl<'a> Plan<'_, 'a> {
     fn emit_groups(&mut self) {
         for group in std::mem::take(&mut self.groups) {
             let (first, base) = group.targets[0];
-            let room = group
-                .records
-                .iter()
-                .map(|record| record_size(record) + 24)
-                .sum::<usize>()
-                + 128;
-            let mut body = Vec::with_capacity(room);
-            Entry::Data {
-                stream: first,
-                base,
-                block: &[],
-            }
-            .encode(&mut body);
-            let positions = encode_block(
-                &mut body,
-                base,
-                self.now.wall_ms,
-                Producer::NONE,
-                &group.records,
-            );
-            let body = Bytes::from(body);
-            let block = Block::encoded(body.clone(), DATA_HEAD, self.now.wall_ms, positions);
+            let (body, block) = encode_data(first, base, self.now, &group.records);
             let target = u16::try_from(self.frame.len())
                 .expect("data comes first, and batches of a commit are few");
             self.frame.push_block(kind::DATA, body, block);
@@ -240,6 +219,27 @@ impl<'a> Plan<'_, 'a> {
             }
         }
     }
+}
+
+/// The body of a `DATA` entry, and the block in it.
+pub(super) fn encode_data(
+    stream: StreamId,
+    base: Offset,
+    now: Now,
+    records: &[&RecordIn],
+) -> (Bytes, Block) {
+    let sizes = records.iter().map(|record| record_size(record) + 24);
+    let mut body = Vec::with_capacity(sizes.sum::<usize>() + 128);
+    let data = Entry::Data {
+        stream,
+        base,
+        block: &[],
+    };
+    data.encode(&mut body);
+    let positions = encode_block(&mut body, base, now.wall_ms, Producer::NONE, records);
+    let body = Bytes::from(body);
+    let block = Block::encoded(body.clone(), DATA_HEAD, now.wall_ms, positions);
+    (body, block)
 }
 
 /// Within one call the first of several records with one id is new, the others are duplicates.
