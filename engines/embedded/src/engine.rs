@@ -116,11 +116,13 @@ impl Embedded {
         };
         // Nothing is kept, so a sync costs nothing and a checkpoint is worth nothing but the memory that it frees.
         let never = Duration::from_secs(u64::from(u32::MAX));
-        let log_options = log::Options {
+        let mut log_options = log::Options {
             lazy_sync_after: Duration::ZERO,
             checkpoint_every: never,
             ..log::Options::default()
         };
+        // What fits into the memory that the disk keeps for reuse.
+        log_options.wal.segment_bytes = MEMORY_SEGMENT_BYTES;
         let log_options = fit(log_options, options.message_bytes_max);
         let (log, _) = Log::open(
             Arc::new(MemDisk::new()),
@@ -347,6 +349,9 @@ fn log_now(clock: &dyn postrider_core::clock::Clock) -> log::Now {
         mono: clock.mono().0,
     }
 }
+
+/// Segments of an engine in memory.
+const MEMORY_SEGMENT_BYTES: [u64; 3] = [1 << 20, 8 << 20, 8 << 20];
 
 fn check_size(message_bytes_max: usize) -> Result<(), Error> {
     const MOST: usize = 256 << 20;

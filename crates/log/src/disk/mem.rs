@@ -9,6 +9,8 @@ use parking_lot::{Mutex, RwLock};
 use super::{Disk, DiskFile, LockGuard, LockOutcome, OpenMode};
 
 const CHUNK: usize = 64 * 1024;
+/// Chunks of files that are gone, kept for the next ones: 32 MiB.
+const POOL_CHUNKS_MAX: usize = 512;
 
 /// Files in memory, sparse, without durability: syncs do nothing.
 ///
@@ -21,6 +23,7 @@ pub struct MemDisk {
 #[derive(Debug, Default)]
 struct Shared {
     tree: Mutex<Tree>,
+    pool: Arc<Pool>,
     locked: Arc<Mutex<bool>>,
 }
 
@@ -65,7 +68,10 @@ impl Disk for MemDisk {
                 if !tree.directories.iter().any(|known| known == parent(path)) {
                     return Err(not_found(path));
                 }
-                let file = Arc::new(MemFile::default());
+                let file = Arc::new(MemFile {
+                    content: RwLock::default(),
+                    pool: Arc::clone(&self.shared.pool),
+                });
                 tree.files.insert(path.to_owned(), Arc::clone(&file));
                 Ok(file)
             }
@@ -153,9 +159,43 @@ impl Drop for Unlock {
     }
 }
 
+/// Memory to be used again: a page that was touched before costs no fault.
 #[derive(Debug, Default)]
+struct Pool {
+    chunks: Mutex<Vec<Box<[u8]>>>,
+}
+
+impl Pool {
+    /// A chunk of zeros.
+    fn take(&self) -> Box<[u8]> {
+        let used = self.chunks.lock().pop();
+        match used {
+            Some(mut chunk) => {
+                chunk.fill(0);
+                chunk
+            }
+            None => vec![0; CHUNK].into_boxed_slice(),
+        }
+    }
+
+    fn give(&self, used: impl IntoIterator<Item = Box<[u8]>>) {
+        let mut chunks = self.chunks.lock();
+        let room = POOL_CHUNKS_MAX.saturating_sub(chunks.len());
+        chunks.extend(used.into_iter().take(room));
+    }
+}
+
+#[derive(Debug)]
 struct MemFile {
     content: RwLock<Content>,
+    pool: Arc<Pool>,
+}
+
+impl Drop for MemFile {
+    fn drop(&mut self) {
+        let chunks = std::mem::take(&mut self.content.get_mut().chunks);
+        self.pool.give(chunks.into_iter().flatten());
+    }
 }
 
 #[derive(Debug, Default)]
@@ -193,8 +233,7 @@ impl DiskFile for MemFile {
             if content.chunks.len() <= chunk {
                 content.chunks.resize(chunk + 1, None);
             }
-            let target =
-                content.chunks[chunk].get_or_insert_with(|| vec![0; CHUNK].into_boxed_slice());
+            let target = content.chunks[chunk].get_or_insert_with(|| self.pool.take());
             target[offset..offset + part].copy_from_slice(&bytes[done..done + part]);
             done += part;
         }
@@ -243,5 +282,24 @@ mod tests {
         assert_eq!(back[..10], [0; 10]);
         assert!(disk.memory_bytes() < 400_000);
         assert_eq!(disk.list("").unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn memory_of_a_file_that_is_gone_is_used_again_and_reads_as_zero() {
+        let disk = MemDisk::new();
+        disk.mkdir("").unwrap();
+        let file = disk.open("a", OpenMode::CreateNew).unwrap();
+        file.write_at(&[7; 3 * CHUNK], 0).unwrap();
+        disk.unlink("a").unwrap();
+        assert_eq!(disk.shared.pool.chunks.lock().len(), 0, "it is still open");
+        drop(file);
+        assert_eq!(disk.shared.pool.chunks.lock().len(), 3);
+        let file = disk.open("b", OpenMode::CreateNew).unwrap();
+        file.write_at(&[9], 10).unwrap();
+        file.allocate(CHUNK as u64).unwrap();
+        assert_eq!(disk.shared.pool.chunks.lock().len(), 2);
+        let mut back = vec![1; CHUNK];
+        assert_eq!(file.read_at(&mut back, 0).unwrap(), CHUNK);
+        assert_eq!(back.iter().map(|byte| u32::from(*byte)).sum::<u32>(), 9);
     }
 }
