@@ -168,9 +168,10 @@ impl Log {
                 || self.freeable_bytes() + self.mover.emptied_bytes() >= self.free_at())
     }
 
-    /// Whether a step of upkeep would find something to do: a segment to make, fill or free, or a checkpoint.
+    /// Whether a step of upkeep would find something to do: a segment to make, fill, empty or free, or a checkpoint. `false` is sure.
     pub fn wants_upkeep(&self, now: Now) -> bool {
-        self.capture.is_some() || self.wal.wants_prepare() || self.checkpoint_is_due(now)
+        let outstanding = self.capture.is_some() || self.mover.wants_step();
+        outstanding || self.wal.wants_prepare() || self.checkpoint_is_due(now)
     }
 
     fn free_at(&self) -> u64 {

@@ -98,6 +98,11 @@ impl Mover {
         self.look = true;
     }
 
+    /// Whether a step may move something, or look for what to move.
+    pub(super) fn wants_step(&self) -> bool {
+        self.look || self.work.is_some()
+    }
+
     pub(super) fn emptied_bytes(&self) -> u64 {
         self.emptied
     }
