@@ -10,6 +10,7 @@ use crate::capability::Capability;
 use crate::carriage::Raw;
 use crate::clock::Timestamp;
 use crate::code::Code;
+pub use crate::crash::{CrashNote, CrashState};
 use crate::fault::{Advice, Fault, FaultKind};
 use crate::id::{InstanceId, MessageId};
 use crate::name::SubscriptionId;
@@ -187,19 +188,10 @@ pub struct AuditEntry {
     pub reason: Reason,
 }
 
-/// What a subscription's last owner left about crashes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CrashState {
-    /// Starts of an owner since the last progress.
-    pub crashes: u32,
-    /// Messages that were alone in the handler when the process died, and how often.
-    pub suspects: Vec<(MessageId, u32)>,
-}
-
 /// What the kernel needs to know when it opens a subscription.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenState {
-    /// Crash count and suspects.
+    /// What is known of messages that were in a handler when a process died.
     pub crash: CrashState,
     /// Keys that are parked.
     pub parked: Vec<Bytes>,
@@ -266,15 +258,17 @@ pub trait FailureStore: Send + Sync + 'static {
     /// The store cannot be reached.
     fn open<'a>(&'a self, subscription: &'a SubscriptionId) -> Fut<'a, Result<OpenState, Fault>>;
 
-    /// Stores the crash state. It MUST have left the process at return (survive `kill -9`), and need not be synced.
+    /// Applies a note to the stored crash state ([`CrashState::apply`]), as one step: members of other processes note as well. Gives the state
+    /// after it. It MUST have left the process at return (survive `kill -9`), and need not be synced. A state that cannot be read (of a later or
+    /// an earlier release) counts as an empty one. The same note twice has the effect of one.
     ///
     /// # Errors
-    /// The store cannot be reached.
-    fn note_crash_state<'a>(
+    /// The store cannot be reached: nothing was noted, or the effect is unknown.
+    fn note_crash<'a>(
         &'a self,
         subscription: &'a SubscriptionId,
-        state: CrashState,
-    ) -> Fut<'a, Result<(), Fault>>;
+        note: CrashNote,
+    ) -> Fut<'a, Result<CrashState, Fault>>;
 
     /// Appends failure records. Used where the engine has no `AtomicDeadLetter`: append, confirm, then acknowledge.
     ///

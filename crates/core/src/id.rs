@@ -115,7 +115,8 @@ impl BodyHash {
 }
 
 /// One running process of a service, new at each start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct InstanceId(pub u64);
 
 impl fmt::Display for InstanceId {

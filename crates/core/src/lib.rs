@@ -15,6 +15,7 @@ pub mod carriage;
 pub mod clock;
 pub mod code;
 pub mod codec;
+pub mod crash;
 pub mod engine;
 pub mod envelope;
 pub mod failure;

@@ -28,8 +28,6 @@ pub struct Config {
 
 /// Parked keys that the kernel remembers at most. Above it no further key is parked: the key is held instead.
 pub const PARKED_KEYS_MAX: usize = 1 << 20;
-/// Suspects that are remembered at most; the oldest is dropped.
-pub const SUSPECTS_MAX: usize = 64;
 /// Dependencies that are waited for at once at most; a further one is asked when one of these is back.
 pub const OUTAGES_MAX: usize = 16;
 /// The longest wait between two probes of a dependency.
@@ -40,10 +38,6 @@ pub const UNLEASED_HOLD_MAX: Duration = Duration::from_secs(30);
 pub const UNLEASED_GAP: Duration = Duration::from_secs(30);
 /// How long after the deadline of a drain a handler that was cancelled may take to end.
 pub const CANCEL_GRACE: Duration = Duration::from_secs(1);
-/// Starts without progress after which messages are handled one by one, to find the one that kills the process.
-pub const CRASHES_BEFORE_SUSPICION: u32 = 3;
-/// Times that a message alone in the handler may see the process die before it is set aside.
-pub const SUSPECT_DEATHS_MAX: u32 = 2;
 
 impl Config {
     /// The configuration of a lease source with a failure store.

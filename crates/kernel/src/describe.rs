@@ -1,6 +1,6 @@
 //! Every bound, by name, and how far it is used.
 
-use crate::config::{OUTAGES_MAX, PARKED_KEYS_MAX, SUSPECTS_MAX};
+use crate::config::{OUTAGES_MAX, PARKED_KEYS_MAX};
 use crate::kernel::Kernel;
 
 /// A bound of the kernel and how far it is used.
@@ -33,8 +33,8 @@ pub struct Description {
     pub unavailable: bool,
     /// It stopped itself.
     pub stopped: bool,
-    /// Messages are handled one at a time, after a crash loop.
-    pub suspects_mode: bool,
+    /// Messages that may have killed a process and wait for their turn.
+    pub suspects: u64,
 }
 
 impl Kernel {
@@ -90,11 +90,6 @@ impl Kernel {
                 self.config.done_bytes_max as u64,
             ),
             bound("retry_tokens", tokens, tokens_max),
-            bound(
-                "suspects",
-                self.crash.suspects() as u64,
-                SUSPECTS_MAX as u64,
-            ),
             bound("outages", self.outages.len() as u64, OUTAGES_MAX as u64),
         ];
         Description {
@@ -106,7 +101,7 @@ impl Kernel {
             paused: self.paused,
             unavailable: !self.outages.is_empty(),
             stopped: self.stopped,
-            suspects_mode: self.crash.is_alone(),
+            suspects: self.count_suspects(),
         }
     }
 }

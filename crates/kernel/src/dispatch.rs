@@ -6,7 +6,7 @@ use crate::io::{Origin, Output, Slot};
 use crate::kernel::{Kernel, Phase};
 use crate::lane::LaneId;
 use crate::message::State;
-use crate::suspects::Admission;
+use crate::watch::Watch;
 
 /// A turn. Entries may be stale: they are looked at when their turn comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Kernel {
         }
         let slot = *lane.queue.front()?;
         let message = self.messages.at(slot);
-        if message.state != State::Queued {
+        if message.state != State::Queued || message.watch == Watch::Asked {
             return None;
         }
         // ORDER: what is still on its way behind the parked key came earlier.
@@ -55,7 +55,8 @@ impl Kernel {
                 .and_then(|_| self.head(id)),
             Entry::Free(seq, slot) => {
                 let message = self.messages.get(slot)?;
-                (message.seq == seq && message.state == State::Queued).then_some(slot)
+                let waits = message.state == State::Queued && message.watch != Watch::Asked;
+                (message.seq == seq && waits).then_some(slot)
             }
         }
     }
@@ -66,12 +67,8 @@ impl Kernel {
             return;
         }
         if self.outages.is_empty() {
-            while self.running < self.config.policy.limits.concurrency && !self.stopped {
-                if self.crash.is_alone() {
-                    if !self.dispatch_alone() {
-                        return;
-                    }
-                } else if !self.dispatch_next() {
+            while self.has_free_handler() && !self.stopped {
+                if !self.dispatch_next() {
                     return;
                 }
             }
@@ -92,71 +89,24 @@ impl Kernel {
         if self.maybe_stall(entry, slot) {
             return true;
         }
-        if !self.unfit(slot) && !self.admit(slot) {
-            self.ready.push_front(entry);
-            return false;
-        }
         self.unready(entry);
-        self.start(slot);
+        if self.must_ask(slot) {
+            self.ask(slot);
+        } else {
+            self.start(slot);
+        }
         true
     }
 
-    /// After a crash loop: one message at a time, those that came back first. `false`: nothing more now.
-    fn dispatch_alone(&mut self) -> bool {
-        if self.running > 0 {
-            return false;
-        }
-        let Some(index) = self.choose_alone() else {
-            return false;
-        };
-        let entry = self.ready[index];
-        let slot = self.resolve(entry).expect("it was just resolved");
-        if !self.unfit(slot) && !self.admit(slot) {
-            return false;
-        }
-        self.ready.remove(index);
-        self.unready(entry);
-        self.start(slot);
-        true
-    }
-
-    /// The message that was noted as alone, else the first that came back, else the first.
-    fn choose_alone(&mut self) -> Option<usize> {
-        let chosen = self.crash.chosen();
-        let (mut noted, mut came_back, mut first) = (None, None, None);
-        for (index, entry) in self.ready.iter().enumerate() {
-            let Some(slot) = self.resolve(*entry) else {
-                continue;
-            };
-            let message = self.messages.at(slot);
-            if chosen == Some(message.id) {
-                noted = Some(index);
-                break;
-            }
-            if message.watched && came_back.is_none() {
-                came_back = Some(index);
-            }
-            first = first.or(Some(index));
-        }
-        if chosen.is_some() && noted.is_none() && !self.crash.is_noting() {
-            self.crash.unchoose();
-        }
-        noted.or(came_back).or(first)
-    }
-
-    /// While messages are handled one at a time: none that came back can be handled now.
-    pub(crate) fn may_clear_crashes(&self) -> bool {
-        let watched = |entry: &Entry| {
-            self.resolve(*entry)
-                .is_some_and(|slot| self.messages.at(slot).watched)
-        };
-        !self.crash.is_alone() || (self.running == 0 && !self.ready.iter().any(watched))
+    /// What was asked for has its place already.
+    pub(crate) fn has_free_handler(&self) -> bool {
+        self.running + self.asking < self.config.policy.limits.concurrency
     }
 
     /// It is set aside without a handler.
-    fn unfit(&self, slot: Slot) -> bool {
+    pub(crate) fn unfit(&self, slot: Slot) -> bool {
         let message = self.messages.at(slot);
-        message.unreadable || self.crash.is_condemned(message.id) || self.is_held_too_long(slot)
+        message.unreadable || message.watch == Watch::Condemned || self.is_held_too_long(slot)
     }
 
     /// A message that has failed and was held as long as the policy allows.
@@ -166,19 +116,6 @@ impl Kernel {
             && !message.is_redriven()
             && self.now.since(message.received) >= self.config.policy.limits.hold_max
             && self.can_set_aside(message.lane.is_some())
-    }
-
-    /// Whether the crash guard lets it go now.
-    pub(crate) fn admit(&mut self, slot: Slot) -> bool {
-        let id = self.messages.at(slot).id;
-        match self.crash.admit(id) {
-            Admission::Go => true,
-            Admission::Wait => false,
-            Admission::Note(state) => {
-                self.out.push(Output::NoteCrashState(state));
-                false
-            }
-        }
     }
 
     /// Starts a message that is the first of its lane, or sets it aside.
@@ -200,8 +137,7 @@ impl Kernel {
         if unfit {
             let cause = if message.unreadable {
                 Cause::Unreadable
-            } else if self.crash.is_condemned(message.id) {
-                self.crash.set_aside(message.id);
+            } else if message.watch == Watch::Condemned {
                 Cause::CrashLoop
             } else {
                 Cause::BlockedTooLong

@@ -59,16 +59,9 @@ impl Kernel {
             return;
         };
         let given_up = cancelled && deadline.plus(CANCEL_GRACE) <= self.now;
-        if !given_up {
-            if !self.messages.is_empty() || !self.all_committed() {
-                return;
-            }
-            if let Some(state) = self.crash.stopped() {
-                self.out.push(Output::NoteCrashState(state));
-            }
-            if self.crash.is_noting() {
-                return;
-            }
+        let busy = !self.messages.is_empty() || !self.all_committed() || self.going > 0;
+        if busy && !given_up {
+            return;
         }
         let left: Vec<Slot> = self.messages.slots().collect();
         for slot in left {

@@ -29,8 +29,7 @@ impl Kernel {
         let (key_parked, skip, key) = (incoming.key_parked, incoming.skip, incoming.key.clone());
         let keyed = key.filter(|_| self.config.policy.ordered);
         let lane = keyed.map(|key| self.lanes.of(key));
-        let first = lane.is_none_or(|lane| self.lanes.at(lane).messages == 0);
-        let message = self.admit_message(incoming, first);
+        let message = self.admit_message(incoming);
         self.window.enter(message.size, message.is_redriven());
         if let Some(lane) = lane {
             self.lanes.enter(lane, message.size);
@@ -56,18 +55,8 @@ impl Kernel {
         }
     }
 
-    fn admit_message(&mut self, incoming: Incoming, first: bool) -> Message {
-        let is_log = matches!(incoming.origin, Origin::Log { .. });
-        // A log does not count hand-overs: what was in the handler is among the first that come.
-        let first_of_log = is_log
-            && self.crash.is_alone()
-            && self.window.messages < self.config.policy.limits.concurrency.saturating_mul(2);
-        let redriven = incoming.origin == Origin::Redrive && self.crash.found_crashes();
-        let came_back = incoming.deliveries > 0 || first_of_log || redriven;
-        let watched = !incoming.skip && came_back && self.crash.is_watching();
-        if watched && first {
-            self.crash.watch();
-        }
+    fn admit_message(&mut self, incoming: Incoming) -> Message {
+        let watch = self.watch_of(&incoming);
         let seq = self.messages.next_seq();
         Message {
             slot: incoming.slot,
@@ -82,7 +71,7 @@ impl Kernel {
             lane: None,
             size: incoming.size,
             retry: incoming.retry,
-            deliveries: incoming.deliveries,
+            deliveries: incoming.deliveries.unwrap_or(0),
             unreadable: incoming.unreadable,
             received: self.now,
             state: State::Queued,
@@ -92,8 +81,7 @@ impl Kernel {
             lease_at: None,
             retry_at: None,
             recalled: false,
-            watched,
-            probation: watched && first,
+            watch,
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_core::clock::{Mono, Timestamp};
-use postrider_core::failure::{Cause, CrashState};
+use postrider_core::failure::Cause;
 use postrider_core::fault::Dependency;
 use postrider_core::id::MessageId;
 use postrider_core::source::{Commit, Credit, Position, ResumeState, ShardEpoch};
@@ -48,8 +48,8 @@ pub struct Incoming {
     pub size: u64,
     /// Which of the policy's retry rules is its own.
     pub retry: u16,
-    /// Hand-overs before this one, where the engine counts.
-    pub deliveries: u32,
+    /// Hand-overs before this one; `None`: the engine does not count them (a log never does).
+    pub deliveries: Option<u32>,
     /// Its key is parked in a failure store that the engine keeps; of a redriven record: the record belongs to a parked key.
     pub key_parked: bool,
     /// Its envelope or payload cannot be read: a failure record, never a crash and never a stuck shard.
@@ -83,13 +83,22 @@ pub enum Outcome {
     Stop,
 }
 
+/// The answer to [`Output::Ask`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is noted: handle it now, or say [`Output::Gone`].
+    Go,
+    /// It is a suspect, and its turn comes later: ask again after this long.
+    Hold(Duration),
+    /// It killed the process: it fails as [`Cause::CrashLoop`].
+    Condemned,
+}
+
 /// Everything that can happen to a source.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// What the failure store knew at the start; always the first input. Without a failure store: the default.
+    /// What the failure store knew at the start; always the first input.
     Opened {
-        /// Crash count and suspects.
-        crash: CrashState,
         /// Keys that are parked.
         parked: Vec<Bytes>,
     },
@@ -124,8 +133,17 @@ pub enum Input {
     NotParked(Vec<Slot>),
     /// A redriven record was finished, and its key is free (no more records, atomically). Comes beside the record's `Settled`, in either order.
     KeyFree(Bytes),
-    /// A crash state was stored (answer to [`Output::NoteCrashState`]).
-    CrashStateNoted,
+    /// The answer to [`Output::Ask`].
+    Answer {
+        /// Which.
+        slot: Slot,
+        /// Its message: a slot may have become another's meanwhile.
+        id: MessageId,
+        /// What becomes of it.
+        verdict: Verdict,
+    },
+    /// So many [`Output::Gone`] are stored.
+    GoneNoted(u32),
     /// The shard is ours.
     Assigned {
         /// Which shard, in which ownership.
@@ -231,8 +249,21 @@ pub enum Output {
         /// The progress.
         commit: Commit,
     },
-    /// Store the crash state, and answer with [`Input::CrashStateNoted`]: nothing is dispatched before.
-    NoteCrashState(CrashState),
+    /// May this message be handled, that was handed out before? Answer with [`Input::Answer`], once it is noted as being in a handler. A place
+    /// among the handlers is kept for it; everything else goes on.
+    Ask {
+        /// Which.
+        slot: Slot,
+        /// Its message.
+        id: MessageId,
+    },
+    /// A message that was asked for is not in a handler any more, or will not be: note it, and answer with [`Input::GoneNoted`] when that is stored.
+    Gone {
+        /// Its message.
+        id: MessageId,
+        /// Its handler ended, or it was set aside; else it was given back.
+        ended: bool,
+    },
     /// The shard's work is finished and committed: tell the source.
     Revoked {
         /// Which shard, in which ownership.

@@ -15,7 +15,6 @@ use crate::outage::Outages;
 use crate::outbox::Outbox;
 use crate::retry::Budget;
 use crate::shard::Shard;
-use crate::suspects::CrashGuard;
 use crate::timers::{Alarm, Timers};
 
 /// Where the kernel stands in its life.
@@ -40,7 +39,7 @@ pub(crate) enum Phase {
 /// use postrider_kernel::{Config, Input, Kernel, Output};
 ///
 /// let mut kernel = Kernel::new(Config::lease(Policy::default(), Some(Duration::from_secs(30))), 7);
-/// kernel.handle(Mono::default(), Input::Opened { crash: Default::default(), parked: vec![] });
+/// kernel.handle(Mono::default(), Input::Opened { parked: vec![] });
 /// assert!(matches!(kernel.poll_output(), Some(Output::Credit { .. })));
 /// assert_eq!(kernel.poll_output(), None);
 /// ```
@@ -69,7 +68,12 @@ pub struct Kernel {
     /// Keys that are parked, as far as is known: a wrong yes is corrected by `NotParked`.
     pub(crate) parked: HashSet<Bytes>,
     pub(crate) budget: Budget,
-    pub(crate) crash: CrashGuard,
+    /// Messages that were asked for and not answered yet: each keeps a place among the handlers.
+    pub(crate) asking: u32,
+    /// `Gone` that are not stored yet.
+    pub(crate) going: u32,
+    /// Messages that came in without a count of hand-overs, of a lease source.
+    pub(crate) uncounted: u32,
     pub(crate) outages: Outages,
     pub(crate) shards: BTreeMap<u32, Shard>,
     pub(crate) window: Window,
@@ -105,7 +109,9 @@ impl Kernel {
             running: 0,
             parked: HashSet::new(),
             budget: Budget::new(config.policy.budget),
-            crash: CrashGuard::new(config.failure_store),
+            asking: 0,
+            going: 0,
+            uncounted: 0,
             outages: Outages::default(),
             shards: BTreeMap::new(),
             window: Window::new(&limits, config.redrive_messages_max()),
@@ -140,9 +146,8 @@ impl Kernel {
 
     fn apply(&mut self, input: Input) {
         match input {
-            Input::Opened { crash, parked } => {
+            Input::Opened { parked } => {
                 self.phase = Phase::Open;
-                self.crash.opened(crash);
                 self.parked.extend(parked);
             }
             Input::Messages(incoming) => incoming.into_iter().for_each(|m| self.receive(m)),
@@ -154,7 +159,8 @@ impl Kernel {
             Input::SettleLost(slots) => self.settle_lost(&slots),
             Input::NotParked(slots) => self.not_parked(&slots),
             Input::KeyFree(key) => self.key_free(&key),
-            Input::CrashStateNoted => self.crash.noted(),
+            Input::Answer { slot, id, verdict } => self.answered(slot, id, verdict),
+            Input::GoneNoted(count) => self.going = self.going.saturating_sub(count),
             Input::Assigned { at, resume } => self.assigned(at, &resume),
             Input::Revoking { at, deadline } => self.revoking(at, deadline),
             Input::Lost { at } => self.shard_lost(at),
@@ -187,11 +193,6 @@ impl Kernel {
             self.park_staged(lane);
         }
         self.pump_due();
-        if self.may_clear_crashes()
-            && let Some(state) = self.crash.maybe_clear()
-        {
-            self.out.push(Output::NoteCrashState(state));
-        }
         self.dispatch();
         self.commit_shards();
         self.maybe_drained();
@@ -260,9 +261,7 @@ impl Kernel {
         };
         self.disarm(&message);
         self.window.leave(message.size, message.is_redriven());
-        if message.probation {
-            self.crash.unwatch();
-        }
+        self.unwatch(&message);
         if message.lane.is_none() && message.is_backing_off() {
             self.free_blocked -= 1;
         }

@@ -25,6 +25,7 @@
 
 pub mod config;
 pub mod io;
+pub mod suspects;
 
 mod credit;
 mod describe;
@@ -42,11 +43,12 @@ mod park;
 mod retry;
 mod settle;
 mod shard;
-mod suspects;
 mod timers;
+mod watch;
 mod watermark;
 
 pub use config::Config;
 pub use describe::{Bound, Description};
-pub use io::{Incoming, Input, Origin, Outcome, Output, Slot};
+pub use io::{Incoming, Input, Origin, Outcome, Output, Slot, Verdict};
 pub use kernel::Kernel;
+pub use suspects::Suspects;

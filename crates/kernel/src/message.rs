@@ -8,6 +8,7 @@ use postrider_core::id::MessageId;
 
 use crate::io::{Origin, Slot};
 use crate::lane::LaneId;
+use crate::watch::Watch;
 
 /// What becomes of a message right now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +64,8 @@ pub(crate) struct Message {
     pub(crate) retry_at: Option<Mono>,
     /// In the handler, and to be given back when that ends: one before it of its key was lost.
     pub(crate) recalled: bool,
-    /// It came back from an owner that may have died of it, and its handler has not ended yet.
-    pub(crate) watched: bool,
-    /// As `watched`, and it was the first of its key: it may have been in a handler.
-    pub(crate) probation: bool,
+    /// Whether it is watched, as one that may have killed a process.
+    pub(crate) watch: Watch,
 }
 
 impl Message {

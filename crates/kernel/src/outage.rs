@@ -76,6 +76,12 @@ impl Outages {
         self.down.retain(|o| o.dependency != *dependency);
     }
 
+    /// Whether a message is to ask as soon as it may.
+    pub(crate) fn is_probe(&self, slot: Slot) -> bool {
+        let mut probes = self.down.iter().filter(|o| !o.probing);
+        probes.any(|o| o.probe.is_some_and(|(_, s)| s == slot))
+    }
+
     /// The handler of a probe ended; `answers`: in a way that shows that the dependency is back.
     pub(crate) fn probed(&mut self, slot: Slot, answers: bool) {
         let is_probe = |o: &Outage| o.probing && o.probe.is_some_and(|(_, s)| s == slot);
@@ -107,8 +113,7 @@ impl Kernel {
     /// Starts the probes whose time has come: the message that met the outage, else whose turn it is. Without any message, the pause ends.
     pub(crate) fn probe(&mut self) {
         while let Some(index) = self.outages.next_probe(self.now) {
-            let free = self.running < self.config.policy.limits.concurrency;
-            if !free || (self.crash.is_alone() && self.running > 0) {
+            if !self.has_free_handler() || self.asking > 0 {
                 return;
             }
             let wanted = self.outages.down[index].probe;
@@ -125,11 +130,13 @@ impl Kernel {
                 self.outages.down.remove(index);
                 continue;
             };
-            if !self.admit(slot) {
+            let outage = &mut self.outages.down[index];
+            outage.probe = Some((self.messages.at(slot).seq, slot));
+            if self.must_ask(slot) {
+                self.ask(slot);
                 return;
             }
             let outage = &mut self.outages.down[index];
-            outage.probe = Some((self.messages.at(slot).seq, slot));
             outage.probing = true;
             self.start(slot);
             if !matches!(

@@ -13,6 +13,7 @@ use crate::lane::LaneId;
 use crate::message::{Settling, State};
 use crate::retry::{decorrelated, guess_last};
 use crate::timers::Alarm;
+use crate::watch::Watch;
 
 impl Kernel {
     /// A handler ended. Of a slot that is not in a handler: nothing.
@@ -25,13 +26,11 @@ impl Kernel {
         };
         message.state = State::Queued;
         let (id, lane) = (message.id, message.lane);
-        message.watched = false;
-        let probation = std::mem::take(&mut message.probation);
+        let watch = std::mem::replace(&mut message.watch, Watch::No);
         self.running -= 1;
-        if probation {
-            self.crash.unwatch();
+        if watch == Watch::Noted {
+            self.gone(id, true);
         }
-        self.crash.survived(id);
         if let Some(lane) = lane {
             self.lanes.at_mut(lane).running = None;
         }
@@ -107,8 +106,7 @@ impl Kernel {
     fn handled_and_settled(&mut self, slot: Slot) {
         match self.messages.at(slot).origin {
             Origin::Log { at, position } => self.position_done(at, position),
-            Origin::Lease { .. } => self.crash.progressed(),
-            Origin::Redrive => {}
+            Origin::Lease { .. } | Origin::Redrive => {}
         }
         self.forget(slot);
     }
@@ -213,6 +211,10 @@ impl Kernel {
         };
         message.retry_at = None;
         if message.state != State::Waiting {
+            return;
+        }
+        if message.watch == Watch::Suspect {
+            self.suspect_waited(slot);
             return;
         }
         message.state = State::Due;

@@ -7,6 +7,7 @@ use crate::kernel::Kernel;
 use crate::lane::LaneId;
 use crate::lease::Losses;
 use crate::message::{Settling, State};
+use crate::watch::Watch;
 
 impl Kernel {
     /// A settle is done.
@@ -19,13 +20,13 @@ impl Kernel {
         };
         let (lane, origin) = (message.lane, message.origin);
         let recorded = matches!(settling, Settling::Fail { .. } | Settling::Park);
-        let ended = match settling {
-            Settling::Ack | Settling::FinishRedrive { back: false } => true,
-            Settling::Fail { .. } => message.failures > 0,
-            _ => false,
-        };
-        if ended && !matches!(origin, Origin::Log { .. }) {
-            self.crash.progressed();
+        if message.watch == Watch::Condemned
+            && matches!(
+                settling,
+                Settling::Fail { .. } | Settling::FinishRedrive { .. }
+            )
+        {
+            self.set_aside_condemned(slot);
         }
         if let Origin::Log { at, position } = origin
             && recorded

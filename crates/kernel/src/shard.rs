@@ -20,12 +20,11 @@ pub(crate) struct Shard {
     /// Progress was made that no commit carries.
     dirty: bool,
     committing: bool,
-    /// The watermark moved since the last commit; and with the one on its way.
-    moved: bool,
-    moving: bool,
     revoking: Option<Mono>,
     /// What is settled no longer counts: the shard is being taken away now.
     overdue: bool,
+    /// Messages that came in this ownership.
+    pub(crate) received: u32,
     /// Turns that wait until the done ranges fit into a commit again, by position.
     stalled: BTreeMap<u64, Entry>,
 }
@@ -93,10 +92,9 @@ impl Kernel {
             progress: Progress::new(resume, window),
             dirty: false,
             committing: false,
-            moved: false,
-            moving: false,
             revoking: None,
             overdue: false,
+            received: 0,
             stalled: BTreeMap::new(),
         };
         self.shards.insert(at.shard, shard);
@@ -118,7 +116,6 @@ impl Kernel {
         for entry in entries.into_iter().rev() {
             self.ready.push_front(entry);
         }
-        shard.moved |= moved;
     }
 
     pub(crate) fn revoking(&mut self, at: ShardEpoch, deadline: Mono) {
@@ -171,11 +168,8 @@ impl Kernel {
             return;
         };
         shard.committing = false;
-        let moved = std::mem::take(&mut shard.moving);
         if !stored {
             self.shard_lost(at);
-        } else if moved {
-            self.crash.progressed();
         }
     }
 
@@ -187,7 +181,6 @@ impl Kernel {
             if shard.dirty && !shard.committing {
                 shard.dirty = false;
                 shard.committing = true;
-                shard.moving = std::mem::take(&mut shard.moved);
                 let commit = shard.progress.commit(bytes_max);
                 self.out.push(Output::Commit {
                     at: shard.at,

@@ -4,12 +4,13 @@
 //!
 //! ```text
 //! lease [KEY=VALUE …] | log [KEY=VALUE …]      the first line: shape and policy (see `script::setup`)
-//! opened [crashes=N] [suspect=NAME:N] [parked=KEY,…]
-//! records NAME… [deliveries=N] [parked] [unreadable] [skip] [size=N] [retry=N] [again]
+//! opened [parked=KEY,…]
+//! records NAME… [deliveries=N|none] [parked] [unreadable] [skip] [size=N] [retry=N] [again]
 //! log records: NAME@POSITION… [shard=N] [epoch=N]
 //! redriven NAME… [parked]        finish NAME OUTCOME      advance 200ms       settled NAME…
-//! lost NAME…   settle-lost NAME…   not-parked NAME…   extended NAME…   key-free KEY   noted   available DEP
+//! lost NAME…   settle-lost NAME…   not-parked NAME…   extended NAME…   key-free KEY   available DEP
 //! assigned SHARD EPOCH WATERMARK [FIRST+COUNT…]   revoking SHARD EPOCH 5s   shard-lost SHARD EPOCH   committed SHARD EPOCH [fenced]
+//! answer NAME go|hold 1s|condemned   gone-noted N
 //! pause   resume   drain 5s   describe BOUND
 //! ```
 //!

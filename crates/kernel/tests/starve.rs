@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_core::clock::{Mono, Timestamp};
-use postrider_core::failure::CrashState;
 use postrider_core::id::MessageId;
 use postrider_core::policy::{Policy, Retry};
 use postrider_kernel::{Config, Incoming, Input, Kernel, Origin, Outcome, Output, Slot};
@@ -18,10 +17,7 @@ fn run(policy: Policy, keys: u64, stuck: u64, hung: u64, count: u64) -> BTreeMap
     let mut kernel = Kernel::new(Config::lease(policy, None), 1);
     let (mut now, mut next, mut credit) = (Duration::ZERO, 0u64, 0u32);
     let (mut running, mut handled, mut forgotten) = (VecDeque::new(), BTreeMap::new(), 0u64);
-    let mut inputs = VecDeque::from([Input::Opened {
-        crash: CrashState::default(),
-        parked: Vec::new(),
-    }]);
+    let mut inputs = VecDeque::from([Input::Opened { parked: Vec::new() }]);
     let mut idle = 0;
     while idle < 200 {
         now += Duration::from_millis(20);
@@ -41,7 +37,6 @@ fn run(policy: Policy, keys: u64, stuck: u64, hung: u64, count: u64) -> BTreeMap
                     inputs.push_back(Input::Settled(slots))
                 }
                 Output::Fail { slot, .. } => inputs.push_back(Input::Settled(vec![slot])),
-                Output::NoteCrashState(_) => inputs.push_back(Input::CrashStateNoted),
                 Output::Credit { source, .. } => credit = source.messages,
                 Output::Forget(_) => forgotten += 1,
                 Output::SetTimer(_) => {}
@@ -78,7 +73,7 @@ fn message(n: u64, keys: u64) -> Incoming {
         key: Some(Bytes::from(format!("key {}", n % keys))),
         size: 100,
         retry: 0,
-        deliveries: 0,
+        deliveries: Some(0),
         key_parked: false,
         unreadable: false,
         skip: false,

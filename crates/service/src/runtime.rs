@@ -30,10 +30,11 @@ impl Runtime {
         entropy: Arc<dyn Entropy>,
         recorder: Arc<dyn Recorder>,
     ) -> Self {
+        let instance = InstanceId(entropy.next_u64());
         Self {
-            instance: InstanceId(entropy.next_u64()),
+            instance,
             publisher: Arc::new(Observed::new(publisher, Arc::clone(&recorder))),
-            registry: Arc::new(Registry::new()),
+            registry: Arc::new(Registry::new(instance)),
             engine,
             clock,
             entropy,

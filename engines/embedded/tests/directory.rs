@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use postrider_core::capability::Durability;
 use postrider_core::code::Code;
+use postrider_core::crash::{Change, CrashNote};
 use postrider_core::engine::Engine;
-use postrider_core::failure::{Cause, CrashState};
+use postrider_core::failure::Cause;
 use postrider_core::fault::{Advice, Effect, FaultKind};
 use postrider_core::id::InstanceId;
 use postrider_core::settle::Settle;
@@ -73,21 +74,23 @@ async fn what_was_confirmed_survives_a_reopen_and_what_was_settled_does_not_come
 #[tokio::test]
 async fn what_was_noted_of_crashes_survives_without_a_close() {
     let dir = tempfile::tempdir().unwrap();
-    let crash = CrashState {
-        crashes: 3,
-        suspects: vec![(id(1), 2)],
+    let note = CrashNote {
+        life: InstanceId(3),
+        explained: Vec::new(),
+        changes: vec![(id(1), Change::Begin), (id(2), Change::Begin)],
     };
     let sub = subscription("inventory");
-    {
+    let crash = {
         let engine = at(dir.path());
         provision(&engine, &["inventory"]).await;
         engine
             .failures()
             .unwrap()
-            .note_crash_state(&sub, crash.clone())
+            .note_crash(&sub, note)
             .await
-            .unwrap();
-    }
+            .unwrap()
+    };
+    assert_eq!(crash.watched.len(), 2);
     let engine = at(dir.path());
     assert_eq!(
         engine.failures().unwrap().open(&sub).await.unwrap().crash,

@@ -9,10 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider_core::carriage::Raw;
 use postrider_core::clock::Timestamp;
+use postrider_core::crash::{Change, CrashNote};
 use postrider_core::engine::Engine;
 use postrider_core::failure::{
-    Cause, CrashState, FailureDraft, FailureFacts, FailureId, FailureState, FailureStore, KeyState,
-    Reason, RedriveOutcome, RedriveToken, Redriven, Selection,
+    Cause, FailureDraft, FailureFacts, FailureId, FailureState, FailureStore, KeyState, Reason,
+    RedriveOutcome, RedriveToken, Redriven, Selection,
 };
 use postrider_core::fault::FaultKind;
 use postrider_core::id::InstanceId;
@@ -421,14 +422,13 @@ async fn failures_of_another_engines_subscription_have_a_home_here() {
     let store = store(&engine);
     let elsewhere = SubscriptionId::parse("billing@topic:kafka.orders").unwrap();
     assert_eq!(store.open(&elsewhere).await.unwrap(), Default::default());
-    let crash = CrashState {
-        crashes: 2,
-        suspects: vec![(id(5), 1)],
+    let note = CrashNote {
+        life: InstanceId(3),
+        explained: Vec::new(),
+        changes: vec![(id(5), Change::Begin)],
     };
-    store
-        .note_crash_state(&elsewhere, crash.clone())
-        .await
-        .unwrap();
+    let crash = store.note_crash(&elsewhere, note).await.unwrap();
+    assert_eq!(crash.watched.len(), 1);
     let mut draft = source_draft();
     draft.facts.position = 17;
     let first = store.append(&elsewhere, vec![draft.clone()]).await.unwrap();

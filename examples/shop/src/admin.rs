@@ -67,31 +67,8 @@ impl Admin {
     /// As [`Admin::pause`].
     pub(crate) async fn redrive_all(&self, subscription: &str) -> Result<()> {
         let all = json!({ "all": true, "reason": "asked for in the demo", "by": "demo" });
-        self.redrive(subscription, all).await
-    }
-
-    /// Hands the failures of one group back to their handler.
-    ///
-    /// # Errors
-    /// As [`Admin::pause`].
-    pub(crate) async fn redrive_group(
-        &self,
-        subscription: &str,
-        group: &str,
-        reason: &str,
-    ) -> Result<()> {
-        let some = json!({ "group": group, "reason": reason, "by": "demo" });
-        self.redrive(subscription, some).await
-    }
-
-    async fn redrive(&self, subscription: &str, which: Value) -> Result<()> {
-        self.call(
-            Method::POST,
-            &format!("/v1/subscriptions/{subscription}/redrive"),
-            which,
-        )
-        .await
-        .map(drop)
+        let path = format!("/v1/subscriptions/{subscription}/redrive");
+        self.call(Method::POST, &path, all).await.map(drop)
     }
 
     async fn call(&self, method: Method, path: &str, body: Value) -> Result<Value> {

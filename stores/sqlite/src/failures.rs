@@ -12,8 +12,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use postrider_core::Fut;
 use postrider_core::failure::{
-    AuditEntry, CrashState, FailureDraft, FailureGroup, FailureId, FailureRecord, FailureStore,
-    FinishError, KeyState, OpenState, Reason, RedriveOutcome, RedriveToken, Redriven, Selection,
+    AuditEntry, CrashNote, CrashState, FailureDraft, FailureGroup, FailureId, FailureRecord,
+    FailureStore, FinishError, KeyState, OpenState, Reason, RedriveOutcome, RedriveToken, Redriven,
+    Selection,
 };
 use postrider_core::fault::Fault;
 use postrider_core::id::InstanceId;
@@ -178,16 +179,16 @@ impl FailureStore for SqliteFailures {
         })
     }
 
-    fn note_crash_state<'a>(
+    fn note_crash<'a>(
         &'a self,
         subscription: &'a SubscriptionId,
-        state: CrashState,
-    ) -> Fut<'a, Result<(), Fault>> {
+        note: CrashNote,
+    ) -> Fut<'a, Result<CrashState, Fault>> {
         let whose = subscription.clone();
         Box::pin(async move {
             let noted = self
                 .store
-                .exec(move |db| rows::note_crash_state(db, &whose, &state))
+                .exec(move |db| rows::note_crash(db, &whose, &note))
                 .await;
             noted.map_err(|e: Error| e.into())
         })

@@ -6,6 +6,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use postrider_core::crash::{Change, CrashNote};
 use postrider_core::failure::{
     Cause, CrashState, FailureId, FailureRecord, FailureState, FailureStore, KeyState,
     RedriveOutcome, RedriveToken, Redriven, Selection,
@@ -361,22 +362,29 @@ async fn a_waiting_member_wakes_when_something_is_redriven() {
 async fn crash_states_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("f.db");
-    let state = CrashState {
-        crashes: 2,
-        suspects: vec![(id(1), 1)],
+    let note = CrashNote {
+        life: InstanceId(3),
+        explained: Vec::new(),
+        changes: vec![(id(1), Change::Begin), (id(2), Change::Begin)],
     };
     let store = SqliteFailures::open(&path).unwrap();
     assert_eq!(
         store.open(&subscription()).await.unwrap().crash,
         CrashState::default()
     );
-    store
-        .note_crash_state(&subscription(), state.clone())
-        .await
-        .unwrap();
+    let state = store.note_crash(&subscription(), note).await.unwrap();
+    assert_eq!(state.watched.len(), 2);
     drop(store);
     let store = SqliteFailures::open(&path).unwrap();
     assert_eq!(store.open(&subscription()).await.unwrap().crash, state);
+    let next = CrashNote {
+        life: InstanceId(4),
+        explained: Vec::new(),
+        changes: vec![(id(1), Change::Begin)],
+    };
+    let state = store.note_crash(&subscription(), next).await.unwrap();
+    let deaths: Vec<u32> = state.watched.iter().map(|w| w.deaths).collect();
+    assert_eq!(deaths, [0, 1], "the process before died with it");
 }
 
 #[tokio::test]

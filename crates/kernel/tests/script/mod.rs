@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_core::clock::{Mono, Timestamp};
-use postrider_core::failure::{Cause, CrashState};
+use postrider_core::failure::Cause;
 use postrider_core::fault::Dependency;
 use postrider_core::id::MessageId;
 use postrider_core::policy::{Policy, Retry, RetryBudget, WhenExhausted};
 use postrider_core::source::{Position, ResumeState, ShardEpoch};
 use postrider_core::text::Text;
-use postrider_kernel::{Config, Incoming, Input, Kernel, Origin, Outcome, Output, Slot};
+use postrider_kernel::{Config, Incoming, Input, Kernel, Origin, Outcome, Output, Slot, Verdict};
 
 /// Runs a script and gives it with the outputs that came.
 pub(crate) fn run(name: &str, text: &str) -> String {
@@ -47,6 +47,9 @@ struct Runner {
     /// The newest slot of a name, and the name of a slot.
     slots: BTreeMap<String, Slot>,
     names: BTreeMap<Slot, String>,
+    ids: BTreeMap<MessageId, String>,
+    /// The script answers what the kernel asks; else everything may go, and nothing is told of it.
+    watched: bool,
 }
 
 fn duration(text: &str) -> Duration {
@@ -85,7 +88,7 @@ fn number<T: std::str::FromStr>(words: &[&str], name: &str, default: T) -> T {
 }
 
 /// `ordered=no concurrency=N window=N bytes=N lane=N hold=1h lease=30s|none times=N immediate=N base=1s max=1s when=park|continue|stop
-/// floor=N ratio=F store=no native=yes together=yes delayed-retry=no done-bytes=N seed=N`
+/// floor=N ratio=F store=no native=yes together=yes delayed-retry=no done-bytes=N seed=N watch=yes`
 fn setup(words: &[&str]) -> Config {
     let mut policy = Policy {
         ordered: value(words, "ordered") != Some("no"),
@@ -164,6 +167,8 @@ impl Runner {
             next_slot: 0,
             slots: BTreeMap::new(),
             names: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            watched: value(words, "watch") == Some("yes"),
         }
     }
 
@@ -198,6 +203,9 @@ impl Runner {
         self.kernel.handle(Mono(self.now), input);
         let mut text = String::new();
         while let Some(output) = self.kernel.poll_output() {
+            if !self.watched && self.answers_itself(&output) {
+                continue;
+            }
             let line = self.write(&output);
             // The story tells what matters: credit and timers have scripts of their own.
             writeln!(text, "{line}").unwrap();
@@ -209,6 +217,20 @@ impl Runner {
             }
         }
         text
+    }
+
+    fn answers_itself(&mut self, output: &Output) -> bool {
+        let answer = match output {
+            Output::Ask { slot, id } => Input::Answer {
+                slot: *slot,
+                id: *id,
+                verdict: Verdict::Go,
+            },
+            Output::Gone { .. } => Input::GoneNoted(1),
+            _ => return false,
+        };
+        self.kernel.handle(Mono(self.now), answer);
+        true
     }
 
     fn named(&self, words: &[&str], at: &str) -> Vec<Slot> {
@@ -229,14 +251,6 @@ impl Runner {
         };
         match words[0] {
             "opened" => Input::Opened {
-                crash: CrashState {
-                    crashes: number(rest, "crashes", 0),
-                    suspects: value(rest, "suspect")
-                        .and_then(|s| s.split_once(':'))
-                        .map(|(name, n)| (id_of(name), n.parse().unwrap()))
-                        .into_iter()
-                        .collect(),
-                },
                 parked: value(rest, "parked")
                     .into_iter()
                     .flat_map(|keys| keys.split(','))
@@ -264,7 +278,17 @@ impl Runner {
                 until: Mono(self.now + self.lease.unwrap()),
             },
             "key-free" => Input::KeyFree(Bytes::copy_from_slice(rest[0].as_bytes())),
-            "noted" => Input::CrashStateNoted,
+            "answer" => Input::Answer {
+                slot: self.named(&rest[..1], at)[0],
+                id: id_of(rest[0]),
+                verdict: match rest[1] {
+                    "go" => Verdict::Go,
+                    "hold" => Verdict::Hold(duration(rest[2])),
+                    "condemned" => Verdict::Condemned,
+                    other => panic!("{at}: unknown answer {other}"),
+                },
+            },
+            "gone-noted" => Input::GoneNoted(rest[0].parse().unwrap()),
             "available" => Input::Available(Dependency(Text::from(rest[0].to_owned()))),
             "assigned" => Input::Assigned {
                 at: shard(),
@@ -314,6 +338,7 @@ impl Runner {
                 self.names.insert(old, format!("{name}'"));
             }
             self.names.insert(slot, name.to_owned());
+            self.ids.insert(id_of(name), name.to_owned());
             let origin = if words[0] == "redriven" {
                 Origin::Redrive
             } else if self.is_log {
@@ -337,7 +362,11 @@ impl Runner {
                 key: key_of(name),
                 size: number(words, "size", 10),
                 retry: number(words, "retry", 0),
-                deliveries: number(words, "deliveries", 0),
+                deliveries: match value(words, "deliveries") {
+                    None if self.is_log => None,
+                    Some("none") => None,
+                    _ => Some(number(words, "deliveries", 0)),
+                },
                 key_parked: has("parked"),
                 unreadable: has("unreadable"),
                 skip: has("skip"),
@@ -418,13 +447,11 @@ impl Runner {
                 }
                 text
             }
-            Output::NoteCrashState(state) => {
-                let mut text = format!("note crashes {}", state.crashes);
-                for (id, n) in &state.suspects {
-                    let name = self.slots.keys().find(|name| id_of(name) == *id);
-                    write!(text, " suspect {} {n}", name.map_or("?", String::as_str)).unwrap();
-                }
-                text
+            Output::Ask { slot, .. } => format!("ask {}", self.name(*slot)),
+            Output::Gone { id, ended } => {
+                let name = self.ids.get(id).map_or("?", String::as_str);
+                let how = if *ended { "ended" } else { "put back" };
+                format!("gone {name} {how}")
             }
             Output::Revoked { at } => format!("revoked {}/{}", at.shard, at.epoch),
             Output::Credit { source, redrive } => {

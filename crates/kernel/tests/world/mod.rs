@@ -6,18 +6,36 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postrider_core::clock::{Mono, SplitMix64, Timestamp};
-use postrider_core::failure::{Cause, CrashState};
+use postrider_core::crash::{Change, CrashNote, CrashState};
+use postrider_core::failure::Cause;
 use postrider_core::fault::Dependency;
-use postrider_core::id::MessageId;
-use postrider_core::policy::{Policy, Retry};
+use postrider_core::id::{InstanceId, MessageId};
+use postrider_core::name::SubscriptionId;
+use postrider_core::policy::{Policy, Retry, WhenExhausted};
 use postrider_core::source::{Commit, Position, ResumeState, ShardEpoch};
-use postrider_kernel::{Config, Incoming, Input, Kernel, Origin, Outcome, Output, Slot};
+use postrider_kernel::suspects::{Asked, RAN_MIN};
+use postrider_kernel::{
+    Config, Incoming, Input, Kernel, Origin, Outcome, Output, Slot, Suspects, Verdict,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     Lease,
     Log,
 }
+
+/// What becomes of a message that fails for good, and of the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Ordered, and its key is parked.
+    Park,
+    /// Ordered, and its key goes on without it.
+    Continue,
+    Unordered,
+}
+
+pub(crate) const MODES: [Mode; 3] = [Mode::Park, Mode::Continue, Mode::Unordered];
+const MEMBER: InstanceId = InstanceId(1);
 
 const LEASE: Duration = Duration::from_secs(30);
 const KEYS: u64 = 5;
@@ -49,10 +67,13 @@ struct Hand {
     redriven: bool,
     epoch: u64,
     position: u64,
+    /// Hand-overs before this one.
+    before: u32,
 }
 
 pub(crate) struct World {
     shape: Shape,
+    mode: Mode,
     rng: SplitMix64,
     kernel: Kernel,
     now: Duration,
@@ -65,18 +86,25 @@ pub(crate) struct World {
     epoch: u64,
     owned: bool,
     revoking: bool,
+    /// When hand-overs end, by number.
+    leases: BTreeMap<u64, Duration>,
     /// Handed out, on the way to the kernel.
     pipe: VecDeque<Hand>,
     numbers: u64,
     // The failure store.
     records: BTreeMap<u8, Vec<Record>>,
+    ever_recorded: BTreeMap<u8, BTreeSet<u32>>,
     crash: CrashState,
+    // The process.
+    suspects: Suspects,
+    lives: u64,
     // The driver.
     hands: BTreeMap<Slot, Hand>,
-    /// When leases end.
-    leases: BTreeMap<Slot, Duration>,
     next_slot: u32,
-    running: BTreeSet<Slot>,
+    /// Since when.
+    running: BTreeMap<Slot, Duration>,
+    /// Slots whose handler has ended once.
+    ended: BTreeSet<Slot>,
     cancelled: BTreeSet<Slot>,
     ops: VecDeque<Output>,
     credit: (u32, u64, u32),
@@ -86,18 +114,23 @@ pub(crate) struct World {
     // What handlers did.
     done: BTreeMap<u8, BTreeSet<u32>>,
     calm: bool,
-    /// A crash state was stored by this process.
-    noted: bool,
-    /// The message that kills the process, and how often it did.
-    pub(crate) poison: Option<Name>,
+    /// The messages that kill the process, and how often they did.
+    pub(crate) poisons: BTreeSet<Name>,
     pub(crate) deaths: u32,
+    /// Messages that were set aside as killers.
+    pub(crate) condemned: BTreeSet<Name>,
     dead: bool,
     /// A hash of all outputs.
     pub(crate) said: u64,
 }
 
-fn config(shape: Shape) -> Config {
+fn config(shape: Shape, mode: Mode) -> Config {
     let mut policy = Policy {
+        ordered: mode != Mode::Unordered,
+        when_exhausted: match mode {
+            Mode::Park => WhenExhausted::ParkKey,
+            Mode::Continue | Mode::Unordered => WhenExhausted::DeadLetterAndContinue,
+        },
         retries: vec![Retry {
             immediate: 1,
             base: Duration::from_millis(500),
@@ -117,16 +150,21 @@ fn config(shape: Shape) -> Config {
     }
 }
 
+fn whose() -> SubscriptionId {
+    SubscriptionId::parse("shipping@topic:shop.order").unwrap()
+}
+
 fn id_of(name: Name) -> MessageId {
     MessageId::parse_or_hash(&format!("{name:?}"))
 }
 
 impl World {
-    pub(crate) fn new(shape: Shape, seed: u64) -> Self {
+    pub(crate) fn new(shape: Shape, mode: Mode, seed: u64) -> Self {
         let mut world = Self {
             shape,
+            mode,
             rng: SplitMix64::new(seed),
-            kernel: Kernel::new(config(shape), seed),
+            kernel: Kernel::new(config(shape, mode), seed),
             now: Duration::ZERO,
             at: BTreeMap::new(),
             deliveries: BTreeMap::new(),
@@ -139,11 +177,15 @@ impl World {
             pipe: VecDeque::new(),
             numbers: 0,
             records: BTreeMap::new(),
+            ever_recorded: BTreeMap::new(),
             crash: CrashState::default(),
+            suspects: Suspects::new(InstanceId(0)),
+            lives: 0,
             hands: BTreeMap::new(),
             leases: BTreeMap::new(),
             next_slot: 0,
-            running: BTreeSet::new(),
+            running: BTreeMap::new(),
+            ended: BTreeSet::new(),
             cancelled: BTreeSet::new(),
             ops: VecDeque::new(),
             credit: (0, 0, 0),
@@ -152,9 +194,9 @@ impl World {
             drained: false,
             done: BTreeMap::new(),
             calm: false,
-            noted: false,
-            poison: None,
+            poisons: BTreeSet::new(),
             deaths: 0,
+            condemned: BTreeSet::new(),
             dead: false,
             said: 0,
         };
@@ -165,8 +207,11 @@ impl World {
     /// A process starts: with a new kernel, and what engine and store know.
     fn start(&mut self) {
         let seed = self.rng.next_u64();
-        self.kernel = Kernel::new(config(self.shape), seed);
-        (self.noted, self.dead) = (false, false);
+        self.kernel = Kernel::new(config(self.shape, self.mode), seed);
+        self.dead = false;
+        self.lives += 1;
+        self.suspects = Suspects::new(InstanceId(self.lives));
+        self.suspects.opened(Mono(self.now), &self.crash);
         for at in self.at.values_mut() {
             if matches!(at, At::Held(_)) {
                 *at = At::Engine;
@@ -179,6 +224,7 @@ impl World {
         self.pipe.clear();
         self.hands.clear();
         self.running.clear();
+        self.ended.clear();
         self.cancelled.clear();
         self.ops.clear();
         self.credit = (0, 0, 0);
@@ -192,13 +238,10 @@ impl World {
         let parked = self
             .records
             .iter()
-            .filter(|(_, r)| !r.is_empty())
+            .filter(|(_, r)| !r.is_empty() && self.mode == Mode::Park)
             .map(|(k, _)| Bytes::copy_from_slice(&[*k]))
             .collect();
-        self.give(Input::Opened {
-            crash: self.crash.clone(),
-            parked,
-        });
+        self.give(Input::Opened { parked });
         self.assign();
     }
 
@@ -273,6 +316,12 @@ impl World {
 
     /// The engine hands out within the credit: the messages of a key in their order.
     fn hand_out(&mut self) {
+        for at in self.at.values_mut() {
+            let ends = |n: &u64| self.leases.get(n).is_some_and(|end| *end <= self.now);
+            if matches!(at, At::Held(number) if ends(number)) {
+                *at = At::Engine;
+            }
+        }
         let count = 1 + self.rng.below(4);
         for _ in 0..count {
             if self.credit.0 == 0 || self.credit.1 == 0 {
@@ -315,6 +364,7 @@ impl World {
                 redriven: false,
                 epoch: self.epoch,
                 position,
+                before: 0,
             });
         }
     }
@@ -330,11 +380,14 @@ impl World {
             return;
         }
         let mut incoming = Vec::new();
-        for hand in batch {
+        for mut hand in batch {
             let slot = Slot(self.next_slot);
             self.next_slot += 1;
+            let deliveries = self.deliveries.entry(hand.name).or_default();
+            hand.before = *deliveries;
+            *deliveries += 1;
             self.hands.insert(slot, hand);
-            self.leases.insert(slot, self.now + LEASE);
+            self.leases.insert(hand.number, self.now + LEASE);
             let origin = match self.shape {
                 _ if hand.redriven => Origin::Redrive,
                 Shape::Lease => Origin::Lease {
@@ -348,7 +401,6 @@ impl World {
                     position: Position(hand.position),
                 },
             };
-            let deliveries = self.deliveries.entry(hand.name).or_default();
             incoming.push(Incoming {
                 slot,
                 origin,
@@ -356,23 +408,18 @@ impl World {
                 key: Some(Bytes::copy_from_slice(&[hand.name.0])),
                 size: 50,
                 retry: 0,
-                deliveries: if self.shape == Shape::Lease && !hand.redriven {
-                    *deliveries
-                } else {
-                    0
-                },
-                key_parked: hand.redriven,
+                deliveries: (self.shape == Shape::Lease && !hand.redriven).then_some(hand.before),
+                key_parked: hand.redriven && self.mode == Mode::Park,
                 unreadable: false,
                 skip: false,
                 seen_at: Timestamp(0),
             });
-            *deliveries += 1;
         }
         self.give(Input::Messages(incoming));
     }
 
     fn finish_one(&mut self) {
-        let running: Vec<Slot> = self.running.iter().copied().collect();
+        let running: Vec<Slot> = self.running.keys().copied().collect();
         let Some(slot) = self.pick(&running) else {
             return;
         };
@@ -387,6 +434,7 @@ impl World {
             _ => Outcome::Done,
         };
         self.running.remove(&slot);
+        self.ended.insert(slot);
         if outcome == Outcome::Done {
             let (key, n) = self.hands[&slot].name;
             self.done.entry(key).or_default().insert(n);
@@ -432,6 +480,7 @@ impl World {
                 claimed: None,
             });
         }
+        self.ever_recorded.entry(name.0).or_default().insert(name.1);
         if self.shape == Shape::Lease {
             self.at.insert(name, At::Recorded);
         }
@@ -449,7 +498,8 @@ impl World {
                 let (kept, lost): (Vec<Slot>, Vec<Slot>) =
                     slots.into_iter().partition(|s| self.is_ours(*s));
                 kept.iter().for_each(|slot| {
-                    self.leases.insert(*slot, self.now + LEASE);
+                    let number = self.hands[slot].number;
+                    self.leases.insert(number, self.now + LEASE);
                 });
                 self.give(Input::Extended {
                     slots: kept,
@@ -498,16 +548,64 @@ impl World {
                 }
                 self.give(Input::Committed { at, stored });
             }
-            Output::NoteCrashState(state) => {
-                self.crash = state;
-                self.noted = true;
-                self.give(Input::CrashStateNoted);
+            Output::RetryLater { slot, .. } => self.settle_each(vec![slot], At::Engine),
+            Output::Ask { slot, id } => {
+                let verdict = self.ask(id);
+                self.give(Input::Answer { slot, id, verdict });
+            }
+            Output::Gone { id, ended } => {
+                let change = self.suspects.gone(&whose(), MEMBER, id, ended);
+                self.note(id, change);
+                self.give(Input::GoneNoted(1));
             }
             Output::Revoked { at } => {
                 assert_eq!(at.epoch, self.epoch);
                 self.assign();
             }
             other => panic!("not an operation: {other:?}"),
+        }
+    }
+
+    /// Asks the process for a message, and stores what it wants stored.
+    fn ask(&mut self, id: MessageId) -> Verdict {
+        let now = Mono(self.now);
+        let mut asked = self.suspects.ask(now, &whose(), MEMBER, id);
+        loop {
+            let change = match asked {
+                Asked::Note(change) => change,
+                Asked::Tell(verdict) => {
+                    if verdict == Verdict::Condemned {
+                        let names = self.at.keys();
+                        self.condemned.extend(names.filter(|n| id_of(**n) == id));
+                    }
+                    return verdict;
+                }
+            };
+            self.note(id, change);
+            asked = self.suspects.noted(now, &whose(), MEMBER, id, &self.crash);
+        }
+    }
+
+    fn note(&mut self, id: MessageId, change: Change) {
+        self.crash.apply(&CrashNote {
+            life: self.suspects.life(),
+            explained: self.suspects.explained(),
+            changes: vec![(id, change)],
+        });
+    }
+
+    /// What the driver notes of handlers that run long.
+    fn note_long(&mut self) {
+        let ran: Vec<(MessageId, Duration)> = self
+            .running
+            .iter()
+            .filter_map(|(slot, since)| {
+                Some((id_of(self.hands.get(slot)?.name), self.now - *since))
+            })
+            .filter(|(_, ran)| *ran >= RAN_MIN)
+            .collect();
+        for (id, ran) in ran {
+            self.note(id, Change::Ran(ran.as_millis() as u64));
         }
     }
 
@@ -518,15 +616,20 @@ impl World {
         let mut free = false;
         match index {
             None => {}
+            Some(index) if failed && self.mode != Mode::Park => {
+                records[index].redriving = false;
+                records[index].claimed = None;
+            }
             Some(_) if failed => records.iter_mut().for_each(|r| {
                 r.redriving = false;
                 r.claimed = None;
             }),
             Some(index) if released => records[index].claimed = None,
             Some(index) => {
-                assert_eq!(index, 0, "records of a key are finished in order");
+                let in_order = index == 0 || self.mode != Mode::Park;
+                assert!(in_order, "records of a key are finished in order");
                 records.remove(index);
-                free = records.is_empty();
+                free = records.is_empty() && self.mode == Mode::Park;
             }
         }
         self.give(Input::Settled(vec![slot]));
@@ -568,7 +671,12 @@ impl World {
 
     fn advance(&mut self) {
         let by = [5, 200, 1000, 4000][self.rng.below(4) as usize];
+        self.pass(by);
+    }
+
+    fn pass(&mut self, by: u64) {
         self.now += Duration::from_millis(by);
+        self.note_long();
         self.give(Input::Timer);
     }
 
@@ -602,7 +710,9 @@ impl World {
     fn claim(&mut self) {
         let mut batch = Vec::new();
         for records in self.records.values_mut() {
-            let Some(record) = records.iter_mut().find(|r| r.claimed.is_none()) else {
+            let any = self.mode != Mode::Park;
+            let next = |r: &&mut Record| r.claimed.is_none() && (r.redriving || !any);
+            let Some(record) = records.iter_mut().find(next) else {
                 continue;
             };
             if record.redriving && self.credit.2 > 0 {
@@ -615,6 +725,7 @@ impl World {
                     redriven: true,
                     epoch: 0,
                     position: 0,
+                    before: 0,
                 });
             }
         }
@@ -721,27 +832,15 @@ impl World {
         match output {
             Output::Dispatch { slot, attempt } => {
                 assert!(attempt > 0);
-                assert!(
-                    self.noted,
-                    "nothing is dispatched before the crash count is stored"
-                );
+                self.check_noted(slot);
+                self.check_order(slot);
                 let name = self.hands[&slot].name;
-                let (key, n) = name;
-                let together = self.running.iter().find(|s| self.hands[s].name.0 == key);
-                assert!(
-                    together.is_none(),
-                    "{name:?} runs beside {:?}",
-                    self.hands[together.unwrap()].name
-                );
-                let done = self.done.entry(key).or_default();
-                let skipped = (0..n).find(|before| !done.contains(before));
-                assert_eq!(skipped, None, "{name:?} is handled before that of its key");
                 assert!(
                     !self.draining && !self.paused,
                     "nothing is dispatched while paused or draining"
                 );
-                self.running.insert(slot);
-                self.dead |= self.poison == Some(name);
+                self.running.insert(slot, self.now);
+                self.dead |= self.poisons.contains(&name);
             }
             Output::Cancel(slot) => {
                 self.cancelled.insert(slot);
@@ -767,16 +866,58 @@ impl World {
                 assert!(self.draining);
             }
             Output::SetTimer(_) | Output::Paused(_) => {}
-            Output::RetryLater { .. } => panic!("never in ordered mode"),
+            Output::RetryLater { .. } if self.mode != Mode::Unordered => {
+                panic!("never in ordered mode")
+            }
             Output::Stopped { .. } => panic!("no policy asks for it"),
             op => self.ops.push_back(op),
         }
     }
 
-    /// Works without faults but for the poison: until it is set aside, and all other keys are handled.
-    pub(crate) fn survive_poison(&mut self, poison: Name) {
-        (self.poison, self.calm) = (Some(poison), true);
-        for _ in 0..20_000 {
+    /// What was handed out before is noted before it is handled.
+    fn check_noted(&self, slot: Slot) {
+        let hand = self.hands[&slot];
+        let counted = self.shape == Shape::Lease && !hand.redriven && hand.before > 0;
+        if counted && !self.ended.contains(&slot) {
+            let noted = self.crash.of(id_of(hand.name));
+            let life = Some(self.suspects.life());
+            let is_noted = noted.is_some_and(|w| w.running && w.life == life);
+            assert!(is_noted, "{:?} is handled and was not noted", hand.name);
+        }
+    }
+
+    fn check_order(&mut self, slot: Slot) {
+        let Hand { name, redriven, .. } = self.hands[&slot];
+        let (key, n) = name;
+        if self.mode == Mode::Unordered {
+            return;
+        }
+        let together = self.running.keys().find(|s| self.hands[s].name.0 == key);
+        assert!(
+            together.is_none(),
+            "{name:?} runs beside {:?}",
+            self.hands[together.unwrap()].name
+        );
+        let recorded = self.ever_recorded.get(&key);
+        let done = self.done.entry(key).or_default();
+        let over = |before: &u32| {
+            done.contains(before)
+                || (self.mode == Mode::Continue && recorded.is_some_and(|r| r.contains(before)))
+        };
+        let skipped = (0..n).find(|before| !over(before));
+        // A record that a person sent back comes after what went on without it.
+        let free = redriven && self.mode == Mode::Continue;
+        assert!(
+            skipped.is_none() || free,
+            "{name:?} is handled before {skipped:?} of its key"
+        );
+    }
+
+    /// Works without faults but for the poisons: until they are set aside, and all other keys are handled.
+    pub(crate) fn survive_poison(&mut self, poisons: &[Name]) {
+        self.poisons = poisons.iter().copied().collect();
+        self.calm = true;
+        for _ in 0..40_000 {
             if self.dead {
                 self.deaths += 1;
                 self.start();
@@ -784,14 +925,15 @@ impl World {
             self.hand_out();
             self.deliver();
             self.finish_one();
-            self.apply_one();
+            (0..6).for_each(|_| self.apply_one());
             self.advance();
-            let stored = self
-                .records
-                .get(&poison.0)
-                .is_some_and(|r| r.iter().any(|r| r.name == poison));
-            let others_left = self.missing().iter().any(|name| name.0 != poison.0);
-            if stored && !others_left && self.hands.is_empty() {
+            let stored = |name: &Name| {
+                let records = self.records.get(&name.0);
+                records.is_some_and(|r| r.iter().any(|r| r.name == *name))
+            };
+            // A key that was blocked for too long beside a suspect waits for a person, and so do the followers of a poison.
+            let others_left = self.missing().iter().any(|name| !stored(name));
+            if poisons.iter().all(stored) && !others_left && self.hands.is_empty() {
                 return;
             }
         }
@@ -800,6 +942,28 @@ impl World {
             self.deaths,
             self.missing()
         );
+    }
+
+    /// Is killed at random while it works, so many times, after so many ticks of 25 ms at most.
+    pub(crate) fn survive_kills(&mut self, kills: u32, ticks_max: u64) {
+        self.calm = true;
+        for _ in 0..kills {
+            for _ in 0..self.rng.below(ticks_max) {
+                self.produce_some();
+                self.hand_out();
+                self.deliver();
+                self.finish_one();
+                (0..3).for_each(|_| self.apply_one());
+                self.pass(25);
+            }
+            self.start();
+        }
+    }
+
+    fn produce_some(&mut self) {
+        if self.chance(30) {
+            self.produce();
+        }
     }
 
     /// Messages of all keys.

@@ -15,8 +15,9 @@ use postrider::contract::engine::{
 };
 use postrider::contract::envelope::Outgoing;
 use postrider::contract::failure::{
-    AuditEntry, CrashState, FailureDraft, FailureGroup, FailureId, FailureRecord, FailureStore,
-    FinishError, KeyState, OpenState, Reason, RedriveOutcome, RedriveToken, Redriven, Selection,
+    AuditEntry, CrashNote, CrashState, FailureDraft, FailureGroup, FailureId, FailureRecord,
+    FailureStore, FinishError, KeyState, OpenState, Reason, RedriveOutcome, RedriveToken, Redriven,
+    Selection,
 };
 use postrider::contract::fault::{Advice, Fault, FaultKind};
 use postrider::contract::id::InstanceId;
@@ -328,7 +329,7 @@ macro_rules! gated {
 impl FailureStore for MortalFailures {
     gated! {
         open() -> Result<OpenState, Fault>;
-        note_crash_state(state: CrashState) -> Result<(), Fault>;
+        note_crash(note: CrashNote) -> Result<CrashState, Fault>;
         append(drafts: Vec<FailureDraft>) -> Result<Vec<FailureId>, Fault>;
         park(key: bytes::Bytes, drafts: Vec<FailureDraft>) -> Result<Vec<FailureId>, Fault>;
         list(group: Option<&'a str>, after: Option<FailureId>, limit: u32) -> Result<Vec<FailureRecord>, Fault>;

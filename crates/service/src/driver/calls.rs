@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use postrider_core::clock::Mono;
+use postrider_core::crash::CrashState;
 use postrider_core::engine::{CommitError, Receipt};
 use postrider_core::failure::{FinishError, KeyState, RedriveToken, Redriven};
 use postrider_core::fault::Fault;
@@ -67,7 +68,8 @@ pub(super) enum HomeAnswer {
     Kept,
     Finished(KeyState),
     Claimed(Vec<Redriven>),
-    Noted,
+    /// What is known of crashes after a note.
+    Noted(CrashState),
 }
 
 /// Exponential, between half and all of it by chance.

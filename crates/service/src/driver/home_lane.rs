@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use postrider_core::crash::CrashNote;
 use postrider_core::failure::{
-    Cause, CrashState, FailureDraft, FailureFacts, FailureStore, KeyState, RedriveOutcome,
-    RedriveToken,
+    Cause, FailureDraft, FailureFacts, FailureStore, KeyState, RedriveOutcome, RedriveToken,
 };
 use postrider_core::fault::{Fault, FaultKind};
 use postrider_core::id::InstanceId;
@@ -20,6 +20,7 @@ use super::calls::{HomeAnswer, HomeReturned, Returned, backoff};
 use super::engine_lane::is_lost;
 use super::held::{From, Held};
 use super::run::{Alarm, Driver};
+use super::watching::Pending;
 use crate::failures::group_text;
 
 /// How long to wait after a claim that gave nothing, at first and at most, before the store is asked to say when there is something.
@@ -47,7 +48,7 @@ pub(super) enum HomeWork {
         outcome: RedriveOutcome,
     },
     Claim(u32),
-    Note(CrashState),
+    Note(Vec<Pending>),
 }
 
 /// What waits for the failure store.
@@ -55,6 +56,8 @@ pub(super) enum HomeWork {
 pub(super) struct HomeLane {
     queue: VecDeque<HomeWork>,
     calling: bool,
+    /// The last call was a note: what else waits goes before the next one.
+    noted_last: bool,
     /// Until its alarm: the last call failed.
     pub(super) waits: bool,
     tries: u32,
@@ -185,7 +188,13 @@ impl Driver {
             self.home.claim_wanted = false;
             self.home.queue.push_back(HomeWork::Claim(self.home.room));
         }
-        let Some(work) = self.home.queue.pop_front() else {
+        let waits = self.home.noted_last && !self.home.queue.is_empty();
+        self.home.noted_last = !self.watch.is_empty() && !waits;
+        let work = if self.home.noted_last {
+            HomeWork::Note(self.watch.take())
+        } else if let Some(work) = self.home.queue.pop_front() {
+            work
+        } else {
             return;
         };
         let token = self.redrive_token(&work);
@@ -193,13 +202,9 @@ impl Driver {
             .iter()
             .for_each(|slot| self.slab.call_out(*slot));
         let (id, member) = (self.spec.id.clone(), self.spec.member);
-        // What is stored is said by all members of the process; `work` keeps this member's own word for another try.
-        let said = match &work {
-            HomeWork::Note(state) => {
-                let registry = &self.runtime.registry;
-                HomeWork::Note(registry.crash_noted(&id, member, state.clone()))
-            }
-            other => other.clone(),
+        let note = match &work {
+            HomeWork::Note(notes) => Some(self.crash_note(notes)),
+            _ => None,
         };
         self.home.calling = true;
         self.calls.push(Box::pin(async move {
@@ -209,7 +214,7 @@ impl Driver {
                     HomeReturned::finished(*slot, finished, work)
                 }
                 _ => HomeReturned {
-                    answer: call(&*failures, &id, member, said).await,
+                    answer: call(&*failures, &id, member, work.clone(), note).await,
                     token: None,
                     work,
                 },
@@ -286,7 +291,11 @@ impl Driver {
                 self.claimed(work, records.len() as u32);
                 self.take_redriven(records);
             }
-            HomeAnswer::Noted => self.inputs.push_back(Input::CrashStateNoted),
+            HomeAnswer::Noted(state) => {
+                if let HomeWork::Note(notes) = work {
+                    self.noted(notes, &state);
+                }
+            }
         }
     }
 
@@ -307,6 +316,7 @@ impl Driver {
         self.alarm(self.later(wait), Alarm::Home);
         match work {
             HomeWork::Claim(_) => self.home.claim_wanted = true,
+            HomeWork::Note(notes) => self.watch.put_back(notes),
             // ORDER: before everything that became due later.
             work => self.home.queue.push_front(work),
         }
@@ -371,7 +381,11 @@ async fn call(
     id: &SubscriptionId,
     member: InstanceId,
     work: HomeWork,
+    note: Option<CrashNote>,
 ) -> Result<HomeAnswer, Fault> {
+    if let Some(note) = note {
+        return Ok(HomeAnswer::Noted(failures.note_crash(id, note).await?));
+    }
     match work {
         HomeWork::Keep { draft, park, .. } => {
             match park {
@@ -384,12 +398,8 @@ async fn call(
             failures.park(id, key, drafts).await?;
             Ok(HomeAnswer::Kept)
         }
-        // Without a token there is nothing to finish.
-        HomeWork::Finish { .. } => Ok(HomeAnswer::Kept),
+        // Without a token there is nothing to finish, and what is to be noted was made above.
+        HomeWork::Finish { .. } | HomeWork::Note(_) => Ok(HomeAnswer::Kept),
         HomeWork::Claim(room) => Ok(HomeAnswer::Claimed(failures.claim(id, member, room).await?)),
-        HomeWork::Note(state) => {
-            failures.note_crash_state(id, state).await?;
-            Ok(HomeAnswer::Noted)
-        }
     }
 }

@@ -26,7 +26,7 @@ impl Driver {
         self.source_works();
         let mut incoming = Vec::with_capacity(leased.len());
         for leased in leased {
-            let deliveries = leased.deliveries.unwrap_or(0);
+            let deliveries = leased.deliveries;
             let origin = Origin::Lease {
                 until: leased.until,
             };
@@ -168,7 +168,7 @@ impl Driver {
             key: held.key.clone(),
             size: held.raw.size() as u64,
             retry: look.retry,
-            deliveries: 0,
+            deliveries: None,
             key_parked: false,
             unreadable: look.unreadable,
             skip: look.skip,

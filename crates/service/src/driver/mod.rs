@@ -19,7 +19,6 @@
 //! - **A fault of the source** that may pass is waited out with backoff; one that says `StopOwner` drains and ends the driver with an error.
 
 mod calls;
-mod crash_book;
 mod engine_lane;
 mod error;
 mod handle;
@@ -32,6 +31,7 @@ mod publish;
 mod registry;
 mod run;
 mod turn;
+mod watching;
 
 use std::sync::Arc;
 use std::time::Duration;

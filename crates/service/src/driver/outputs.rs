@@ -10,7 +10,6 @@ use tracing::Instrument as _;
 
 use super::error::DriverError;
 use super::held::{Doing, From, Held};
-use super::home_lane::HomeWork;
 use super::run::{Alarm, CANCEL_GRACE, Driver};
 use crate::delivery::{Delivery, Inner};
 use crate::telemetry;
@@ -51,10 +50,8 @@ impl Driver {
             Output::Commit { at, commit } => {
                 self.commits.insert(at, (commit, 0));
             }
-            Output::NoteCrashState(state) if self.failures.is_some() => {
-                self.home.push(HomeWork::Note(state));
-            }
-            Output::NoteCrashState(_) => self.inputs.push_back(Input::CrashStateNoted),
+            Output::Ask { slot, id } => self.ask(slot, id),
+            Output::Gone { id, ended } => self.gone(id, ended),
             Output::Revoked { at } => self.revoked.push(at),
             Output::Credit { source, redrive } => {
                 self.credit = source;

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-use postrider_core::failure::{CrashState, FailureStore};
+use parking_lot::{Mutex, MutexGuard};
+use postrider_core::failure::FailureStore;
 use postrider_core::id::InstanceId;
 use postrider_core::name::SubscriptionId;
 #[cfg(all(feature = "admin", unix))]
 use postrider_core::plan::Plan;
 #[cfg(all(feature = "admin", unix))]
 use postrider_core::policy::Policy;
+use postrider_kernel::Suspects;
 
-use super::crash_book::CrashBook;
 #[cfg(all(feature = "admin", unix))]
 use super::handle::DriverHandle;
 use crate::relay::RelayHandle;
@@ -37,17 +37,21 @@ pub(crate) struct Shown {
 }
 
 /// What runs on one bus.
-#[derive(Default)]
 pub(crate) struct Registry {
     running: Mutex<Vec<Arc<Running>>>,
     relays: Mutex<Vec<(String, RelayHandle)>>,
-    /// What the members know of crashes.
-    crashes: Mutex<CrashBook>,
+    /// What is known of crashes, by all subscriptions together: all of them die together.
+    suspects: Mutex<Suspects>,
 }
 
 impl Registry {
-    pub(crate) fn new() -> Self {
-        Self::default()
+    /// Of this process.
+    pub(crate) fn new(life: InstanceId) -> Self {
+        Self {
+            running: Mutex::default(),
+            relays: Mutex::default(),
+            suspects: Mutex::new(Suspects::new(life)),
+        }
     }
 
     /// Adds a subscription until [`Registry::remove`].
@@ -60,27 +64,12 @@ impl Registry {
     /// Takes a subscription out again.
     pub(crate) fn remove(&self, running: &Arc<Running>) {
         self.running.lock().retain(|r| !Arc::ptr_eq(r, running));
-        self.crashes.lock().close(&running.id, running.member);
+        self.suspects().closed(&running.id, running.member);
     }
 
-    /// What a member that opens is to know of crashes, where the store says this.
-    pub(super) fn crash_found(
-        &self,
-        id: &SubscriptionId,
-        member: InstanceId,
-        stored: CrashState,
-    ) -> CrashState {
-        self.crashes.lock().open(id, member, stored)
-    }
-
-    /// What is to be stored when a member notes this.
-    pub(super) fn crash_noted(
-        &self,
-        id: &SubscriptionId,
-        member: InstanceId,
-        state: CrashState,
-    ) -> CrashState {
-        self.crashes.lock().note(id, member, state)
+    /// What is known of crashes. Held for a look-up only.
+    pub(super) fn suspects(&self) -> MutexGuard<'_, Suspects> {
+        self.suspects.lock()
     }
 
     /// Adds the relay of a service's outbox.

@@ -26,6 +26,7 @@ use super::error::DriverError;
 use super::handle::{Command, DrainReport, Ended, Status};
 use super::held::Slab;
 use super::home_lane::HomeLane;
+use super::watching::Watch;
 use super::{Phase, Setup};
 use crate::delivery::Ending;
 use crate::erased::Router;
@@ -71,6 +72,8 @@ pub(super) enum Alarm {
     Commit,
     Status,
     Watch,
+    /// Watched handlers have run for a while.
+    Ran,
     End,
     Publish(Slot, u64),
     Cancelled(Slot, u64),
@@ -98,6 +101,7 @@ pub(super) struct Driver {
     pub(super) calls: FuturesUnordered<Fut<'static, Returned>>,
     pub(super) engine: EngineLane,
     pub(super) home: HomeLane,
+    pub(super) watch: Watch,
     pub(super) to_publish: VecDeque<(Slot, u64)>,
     pub(super) publishing: u32,
     pub(super) commits: BTreeMap<ShardEpoch, (Commit, u32)>,
@@ -148,13 +152,12 @@ pub(super) async fn run(
             };
         }
     };
-    let registry = setup.runtime.registry.clone();
-    let crash = registry.crash_found(&setup.spec.id, setup.spec.member, opened.crash);
+    let now = setup.runtime.clock.mono();
+    let registry = &setup.runtime.registry;
+    registry.suspects().opened(now, &opened.crash);
     let mut driver = Box::new(Driver::new(setup, commands, status));
-    driver.inputs.push_back(Input::Opened {
-        crash,
-        parked: opened.parked,
-    });
+    let parked = opened.parked;
+    driver.inputs.push_back(Input::Opened { parked });
     early.into_iter().for_each(|command| driver.obey(command));
     driver.home.claim_wanted = driver.failures.is_some();
     driver.turn().await;
@@ -164,6 +167,7 @@ pub(super) async fn run(
         driver.handle_ready();
         driver.turn().await;
     }
+    driver.note_the_end().await;
     driver.end()
 }
 
@@ -250,6 +254,7 @@ impl Driver {
             calls: FuturesUnordered::new(),
             engine: EngineLane::default(),
             home: HomeLane::default(),
+            watch: Watch::default(),
             to_publish: VecDeque::new(),
             publishing: 0,
             commits: BTreeMap::new(),
@@ -378,6 +383,7 @@ impl Driver {
                 Alarm::Home => self.home.waits = false,
                 Alarm::Commit | Alarm::Status => {}
                 Alarm::Watch => self.watch_failures(),
+                Alarm::Ran => self.note_long(),
                 Alarm::Publish(slot, run) => self.publish_again(slot, run),
                 Alarm::Cancelled(slot, run) => self.give_up_handler(slot, run),
                 Alarm::End => self.give_up_drain(now),

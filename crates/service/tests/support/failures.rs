@@ -140,15 +140,16 @@ impl FailureStore for FakeFailures {
             })
         })
     }
-    fn note_crash_state<'a>(
+    fn note_crash<'a>(
         &'a self,
         _: &'a SubscriptionId,
-        state: CrashState,
-    ) -> Fut<'a, Result<(), Fault>> {
+        note: CrashNote,
+    ) -> Fut<'a, Result<CrashState, Fault>> {
         Box::pin(async move {
             self.fault()?;
-            self.inner.lock().crash = state;
-            Ok(())
+            let mut inner = self.inner.lock();
+            inner.crash.apply(&note);
+            Ok(inner.crash.clone())
         })
     }
     fn append<'a>(

@@ -4,11 +4,11 @@ use bytes::Bytes;
 use postrider_core::Fut;
 use postrider_core::clock::Timestamp;
 use postrider_core::failure::{
-    AuditEntry, Cause, CrashState, FailureDraft, FailureFacts, FailureGroup, FailureId,
+    AuditEntry, Cause, CrashNote, CrashState, FailureDraft, FailureFacts, FailureGroup, FailureId,
     FailureRecord, FailureStore, FinishError, KeyState, OpenState, Original, Reason,
     RedriveOutcome, RedriveToken, Redriven, Selection,
 };
-use postrider_core::fault::{Advice, Fault, FaultKind};
+use postrider_core::fault::{Fault, FaultKind};
 use postrider_core::id::InstanceId;
 use postrider_core::name::SubscriptionId;
 use postrider_log::{self as log, FailureIn, FailureOp, Level, Park, Tx};
@@ -17,6 +17,11 @@ use super::{EmbeddedFailures, Noted, PAGE_MAX, edit, marked, reason_to_text, unk
 use crate::error::fault;
 use crate::names;
 use crate::settle;
+
+/// A state that another release wrote otherwise counts as none: what kills a process is then found a few deaths later.
+fn crash_state(stored: &[u8]) -> CrashState {
+    serde_json::from_slice(stored).unwrap_or_default()
+}
 
 impl FailureStore for EmbeddedFailures {
     fn is_parked(&self, subscription: &SubscriptionId, key: &Bytes) -> bool {
@@ -31,45 +36,36 @@ impl FailureStore for EmbeddedFailures {
     fn open<'a>(&'a self, subscription: &'a SubscriptionId) -> Fut<'a, Result<OpenState, Fault>> {
         Box::pin(async move {
             self.with_home(subscription, |log, sub, _| {
-                let crash = log.crash_state(sub)?;
-                // A state that a later release wrote otherwise counts as none: it only slows the start down.
-                let crash: CrashState = serde_json::from_slice(&crash).unwrap_or_default();
                 Ok(OpenState {
-                    crash,
+                    crash: crash_state(&log.crash_state(sub)?),
                     parked: log.parked_keys(sub)?,
                 })
             })
         })
     }
 
-    fn note_crash_state<'a>(
+    fn note_crash<'a>(
         &'a self,
         subscription: &'a SubscriptionId,
-        state: CrashState,
-    ) -> Fut<'a, Result<(), Fault>> {
+        note: CrashNote,
+    ) -> Fut<'a, Result<CrashState, Fault>> {
         Box::pin(async move {
-            let json = serde_json::to_vec(&state).map_err(|error| {
-                Fault::new(
-                    FaultKind::Protocol,
-                    Advice::StopOwner,
-                    "a crash state cannot be written as JSON",
-                )
-                .because(error)
-            })?;
-            let ticket = self.with_home(subscription, |log, sub, now| {
-                log.commit(
-                    Tx {
-                        crash_states: vec![(sub, Bytes::from(json))],
-                        ..Tx::default()
-                    },
-                    now,
-                )
+            let (ticket, state) = self.with_home(subscription, |log, sub, now| {
+                let mut state = crash_state(&log.crash_state(sub)?);
+                state.apply(&note);
+                let json = serde_json::to_vec(&state).expect("a crash state has a JSON form");
+                let tx = Tx {
+                    crash_states: vec![(sub, Bytes::from(json))],
+                    ..Tx::default()
+                };
+                Ok((log.commit(tx, now)?, state))
             })?;
             // DURABILITY: written is enough, it is about the death of the process.
             self.shared
                 .safe(ticket.lsn, Level::Os)
                 .await
-                .map_err(|ended| ended.fault().unknown_effect())
+                .map_err(|ended| ended.fault().unknown_effect())?;
+            Ok(state)
         })
     }
 

@@ -59,11 +59,6 @@ enum Happened {
     Tick,
 }
 
-/// How often messages that look like killers are sent back at most.
-const CLEAR_EVERY: Duration = Duration::from_secs(2);
-/// What the group of such a failure begins with.
-const CRASH_LOOP: &str = "crash_loop";
-
 /// One run.
 pub(super) struct Run {
     pub(super) options: Options,
@@ -72,8 +67,6 @@ pub(super) struct Run {
     pub(super) tally: Tally,
     pub(super) started: Instant,
     pub(super) kills: u64,
-    /// When messages that look like killers were last sent back.
-    cleared_at: Option<Instant>,
     pub(super) recovery_ms: Vec<u64>,
     pub(super) engine: String,
     pub(super) durability: String,
@@ -126,7 +119,6 @@ impl Run {
             admin: Admin::of(engine_dir(&dir)),
             tally: Tally::default(),
             kills: 0,
-            cleared_at: None,
             recovery_ms: Vec::new(),
             engine: String::new(),
             durability: String::new(),
@@ -365,7 +357,6 @@ impl Run {
         match phase {
             Phase::Running => {
                 self.maybe_kill();
-                self.maybe_clear_the_suspects().await;
                 if self.ends_by_itself() && self.is_complete() {
                     return Ok(self.stop(Ending::Complete).await);
                 }
@@ -399,26 +390,6 @@ impl Run {
         {
             plan.take();
             self.kill();
-        }
-    }
-
-    /// A message that was alone in a handler at two kills looks like one that kills the process, and is set aside. Here it is known who did the
-    /// killing: once no kill is to come, such messages go back, as whoever runs the services would send them.
-    async fn maybe_clear_the_suspects(&mut self) {
-        let is_over = self.plan.as_ref().is_some_and(KillPlan::is_done);
-        let asked = self.cleared_at.is_some_and(|at| at.elapsed() < CLEAR_EVERY);
-        if self.kills == 0 || !is_over || self.killed_at.is_some() || asked {
-            return;
-        }
-        let groups = self.tally.progress.failure_groups.clone();
-        for (subscription, group, _) in groups {
-            if group.starts_with(CRASH_LOOP) {
-                self.cleared_at = Some(Instant::now());
-                let why = "the demo killed the process, not the message";
-                if let Err(error) = self.admin.redrive_group(&subscription, &group, why).await {
-                    self.status = error.to_string();
-                }
-            }
         }
     }
 

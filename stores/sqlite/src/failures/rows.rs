@@ -4,7 +4,7 @@ use bytes::Bytes;
 use postrider_core::carriage::Raw;
 use postrider_core::clock::Timestamp;
 use postrider_core::failure::{
-    AuditEntry, Cause, CrashState, FailureDraft, FailureGroup, FailureId, FailureRecord,
+    AuditEntry, Cause, CrashNote, CrashState, FailureDraft, FailureGroup, FailureId, FailureRecord,
     FailureState, OpenState, Reason,
 };
 use postrider_core::name::SubscriptionId;
@@ -255,19 +255,7 @@ pub(super) fn audit(conn: &Connection, number: i64, limit: u32) -> Result<Vec<Au
 pub(super) fn open_state(db: &mut Db, subscription: &SubscriptionId) -> Result<OpenState, Error> {
     let doing = "open a subscription";
     let number = db.number_of(subscription)?;
-    let crash: Option<Option<String>> = db
-        .conn
-        .prepare_cached("SELECT crash FROM postrider_subscription WHERE no = ?1")
-        .and_then(|mut s| s.query_row(params![number], |r| r.get(0)).optional())
-        .map_err(Error::sqlite(doing))?;
-    let crash = match crash.flatten() {
-        None => CrashState::default(),
-        Some(text) => serde_json::from_str(&text).map_err(|e| Error::Row {
-            table: "postrider_subscription",
-            number: number.unsigned_abs(),
-            why: e.to_string(),
-        })?,
-    };
+    let crash = crash_state(db, number).map_err(Error::sqlite(doing))?;
     let parked: Vec<Vec<u8>> = db
         .conn
         .prepare_cached(
@@ -281,16 +269,32 @@ pub(super) fn open_state(db: &mut Db, subscription: &SubscriptionId) -> Result<O
     })
 }
 
-pub(super) fn note_crash_state(
+/// A state that another release wrote otherwise counts as none: what kills a process is then found a few deaths later.
+fn crash_state(db: &Db, number: i64) -> Result<CrashState, rusqlite::Error> {
+    let text: Option<Option<String>> = db
+        .conn
+        .prepare_cached("SELECT crash FROM postrider_subscription WHERE no = ?1")?
+        .query_row(params![number], |r| r.get(0))
+        .optional()?;
+    let state = text.flatten().map(|text| serde_json::from_str(&text));
+    Ok(state.and_then(Result::ok).unwrap_or_default())
+}
+
+pub(super) fn note_crash(
     db: &mut Db,
     subscription: &SubscriptionId,
-    state: &CrashState,
-) -> Result<(), Error> {
+    note: &CrashNote,
+) -> Result<CrashState, Error> {
+    let doing = Error::sqlite("note what is known of crashes");
     let number = db.number_of(subscription)?;
-    let text = serde_json::to_string(state).expect("a crash state has a JSON form");
-    db.conn
-        .prepare_cached("UPDATE postrider_subscription SET crash = ?2 WHERE no = ?1")
-        .and_then(|mut s| s.execute(params![number, text]))
-        .map_err(Error::sqlite("note a crash state"))?;
-    Ok(())
+    let noted = || {
+        let mut state = crash_state(db, number)?;
+        state.apply(note);
+        let text = serde_json::to_string(&state).expect("a crash state has a JSON form");
+        db.conn
+            .prepare_cached("UPDATE postrider_subscription SET crash = ?2 WHERE no = ?1")
+            .and_then(|mut s| s.execute(params![number, text]))?;
+        Ok(state)
+    };
+    noted().map_err(doing)
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use postrider_core::carriage::{Carriage, write};
 use postrider_core::clock::Clock as _;
-use postrider_core::failure::CrashState;
 use postrider_core::fault::{Advice, Fault, FaultKind, HandlerError};
 use postrider_core::policy::WhenExhausted;
 
@@ -237,32 +236,6 @@ async fn a_pause_takes_nothing_and_a_resume_goes_on() {
     world.handle.resume().await;
     world.until(|w| w.settles.of(2) == ["ack"]).await;
     assert_eq!(world.handle.status().phase, Phase::Running);
-}
-
-#[tokio::test(start_paused = true)]
-async fn starts_without_progress_are_counted_before_the_first_handler() {
-    let failures = crate::test_support::failures::FakeFailures::new(&subscription());
-    failures.set_crash(CrashState {
-        crashes: 1,
-        suspects: vec![],
-    });
-    let store = Arc::clone(&failures);
-    let seen = Arc::new(parking_lot::Mutex::new(Vec::new()));
-    let log = Arc::clone(&seen);
-    let handle = move |_| {
-        log.lock().push(store.crash().crashes);
-        async { Ending::Committed }
-    };
-    let world = World::start_with(Options::default(), handle, false, Arc::clone(&failures));
-    let raw = write(&outgoing(1, Some("a")), Carriage::Binary);
-    world.feed.push_leased(1, raw, Some(1), false, None);
-    world.settles.wait_for(1).await;
-    assert_eq!(
-        *seen.lock(),
-        [2],
-        "the start is noted before the handler runs"
-    );
-    world.until(|_| failures.crash().crashes == 0).await;
 }
 
 /// Only a real thread can be blocked: this test takes the second of grace in real time.

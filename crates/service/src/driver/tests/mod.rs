@@ -6,4 +6,5 @@ mod effects;
 mod failing;
 mod life;
 mod log;
+mod suspects;
 mod world;
