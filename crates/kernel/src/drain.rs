@@ -149,15 +149,30 @@ impl Kernel {
         }
     }
 
-    /// Gives back without counting, the last first.
+    /// Gives back without counting, the last first. What failed here keeps the count of its attempts and the rest of its wait, where the engine can
+    /// keep them for it: a pause must not give a message its retries anew.
     pub(crate) fn release(&mut self, mut slots: Vec<Slot>) {
         slots.sort_unstable_by_key(|slot| std::cmp::Reverse(self.messages.at(*slot).place));
-        for &slot in &slots {
+        let mut released = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let message = self.messages.at(slot);
+            let failed = message.lane.is_none() && message.is_leased() && message.failures > 0;
+            let wait = message.retry_at.map(|at| at.since(self.now));
+            let attempts = message.attempts();
             self.take_out(slot);
             self.messages.at_mut(slot).state = State::Settling(Settling::GiveBack);
+            if failed && self.config.delayed_retry {
+                self.out.push(Output::RetryLater {
+                    slot,
+                    delay: wait.unwrap_or_default(),
+                    attempts,
+                });
+            } else {
+                released.push(slot);
+            }
         }
-        if !slots.is_empty() {
-            self.out.push(Output::Release(slots));
+        if !released.is_empty() {
+            self.out.push(Output::Release(released));
         }
     }
 }
