@@ -73,6 +73,7 @@ pub struct World {
     tracks: Mutex<BTreeMap<(usize, String), Track>>,
     /// From and to, in milliseconds: what was being settled then may come again.
     disturbed: Mutex<Vec<(u64, u64)>>,
+    paused: Mutex<Vec<(u64, u64)>>,
     /// Topic and position to what stands there.
     positions: Mutex<BTreeMap<Place, (String, u32)>>,
     wrong: Mutex<Vec<String>>,
@@ -95,6 +96,7 @@ impl World {
             life: Mutex::default(),
             tracks: Mutex::default(),
             disturbed: Mutex::default(),
+            paused: Mutex::default(),
             positions: Mutex::default(),
             wrong: Mutex::default(),
             story: Mutex::default(),
@@ -157,11 +159,21 @@ impl World {
         tracks.values_mut().for_each(|track| track.tries.clear());
     }
 
+    /// For this long from now a member is paused: of an ordered subscription it gives back what failed without its count, and whoever gets it tries it
+    /// anew. When the time is over, so do the counts here.
+    pub fn pause(&self, for_ms: u64) {
+        let now = self.now_ms();
+        self.paused.lock().unwrap().push((now, now + for_ms));
+    }
+
     fn is_disturbed(&self, now: u64) -> bool {
-        let disturbed = self.disturbed.lock().unwrap();
-        disturbed
-            .iter()
-            .any(|(from, to)| (*from..=*to).contains(&now))
+        is_within(&self.disturbed, now)
+    }
+
+    /// Whether the tries of a message are counted now.
+    fn counts_tries(&self, stage: usize, now: u64) -> bool {
+        // What failed for good while nothing could be kept comes again when its lease has ended.
+        !self.is_disturbed(now) && !(ORDERED[stage] && is_within(&self.paused, now))
     }
 
     fn may_come_again(&self, ended: u64) -> bool {
@@ -244,7 +256,7 @@ impl World {
     fn look_at_start(&self, stage: usize, key: &str, n: u32) {
         let mut wrong = Vec::new();
         let now = self.now_ms();
-        let disturbed = self.is_disturbed(now);
+        let counts_tries = self.counts_tries(stage, now);
         {
             let name = SERVICES[stage];
             let mut tracks = self.tracks.lock().unwrap();
@@ -261,8 +273,7 @@ impl World {
                 wrong.push(format!("{name} {key}: {n}, settled at {at} ms, came again"));
             }
             let tries = track.tries.get(&n).copied().unwrap_or(0);
-            // What failed for good while nothing could be kept comes again when its lease has ended.
-            if tries > RETRIES && !disturbed {
+            if tries > RETRIES && counts_tries {
                 wrong.push(format!(
                     "{name} {key}: {n} is tried again after {tries} failures"
                 ));
@@ -342,4 +353,9 @@ impl Drop for Running {
             track.running = track.running.saturating_sub(1);
         }
     }
+}
+
+fn is_within(times: &Mutex<Vec<(u64, u64)>>, now: u64) -> bool {
+    let times = times.lock().unwrap();
+    times.iter().any(|(from, to)| (*from..=*to).contains(&now))
 }

@@ -190,6 +190,9 @@ async fn full(world: &Shared, disk: &SimDisk, fate: Option<Fate>) {
     tokio::time::sleep(Duration::from_millis(3000)).await;
 }
 
+/// Longer than any handler takes, in virtual time.
+const HANDLED_WITHIN: Duration = Duration::from_millis(500);
+
 impl Process {
     async fn body(&mut self, fate: Option<Fate>) -> End {
         for stage in 0..SERVICES.len() {
@@ -316,10 +319,18 @@ impl Process {
             4 => {
                 let driver = self.members[at].1.subscriptions()[0].clone();
                 let wait = Duration::from_millis(world.dice.below(2000));
+                world.say(format!(
+                    "a member of {} pauses for {wait:?}",
+                    SERVICES[stage]
+                ));
+                world.pause(wait.as_millis() as u64 + HANDLED_WITHIN.as_millis() as u64);
                 tokio::spawn(async move {
                     driver.pause().await;
                     tokio::time::sleep(wait).await;
                     driver.resume().await;
+                    // What was in a handler at the pause has ended by then, and was given back.
+                    tokio::time::sleep(HANDLED_WITHIN).await;
+                    world.tries_begin_anew();
                 });
             }
             _ => {}
