@@ -62,8 +62,8 @@ pub(super) fn write(envelope: &Envelope, payload: &Bytes) -> Raw {
         .ok()
         .and_then(|p| serde_json::from_str::<&RawValue>(p).ok())
     {
-        // The payload's own bytes stand in the body, so that its hash stays the same.
-        Some(json) if is_json => {
+        // The payload's own bytes stand in the body, so that its hash stays the same; space around them would be lost.
+        Some(json) if is_json && json.get().len() == payload.len() => {
             let mut body = Value::Object(map).to_string();
             body.pop();
             body.push_str(",\"data\":");

@@ -67,6 +67,18 @@ fn a_binary_payload_and_key_survive_every_carriage() {
 }
 
 #[test]
+fn a_json_payload_keeps_the_space_around_it() {
+    for carriage in [Carriage::Binary, Carriage::Packed, Carriage::Structured] {
+        for text in ["\r\n{\"a\":1}", "{\"a\":1}\n", " 1 "] {
+            let mut out = full();
+            out.payload = Bytes::from(text);
+            let (_, payload) = read(&write(&out, carriage)).unwrap();
+            assert_eq!(payload, out.payload, "{carriage:?}");
+        }
+    }
+}
+
+#[test]
 fn what_is_not_an_envelope_says_why() {
     assert_eq!(read(&Raw::default()), Err(Malformed::NoEnvelope));
     let mut raw = write(&full(), Carriage::Binary);
