@@ -1,7 +1,8 @@
 //! Who may import whom. The table below is the rule; `ARCHITECTURE.md` draws it.
 //!
 //! ```text
-//!  6  cli ─▶ postrider, log, testkit, examples/shop        console
+//!  6  fuzz ─▶ core, log, postrider, examples/shop
+//!     cli ─▶ postrider, log, testkit, examples/shop        console
 //!  5  testkit  conformance  examples/* ─▶ postrider        broker ─▶ log, core
 //!  4  postrider ─▶ core, service, macros, engines/*, stores/*
 //!  3  service ─▶ core, kernel
@@ -102,6 +103,12 @@ fn floor_of(member: &Member) -> Option<Floor> {
         "postrider-cli" => floor(
             6,
             &["postrider", "postrider-log", "postrider-testkit", "shop"],
+            &[],
+        ),
+        // Decoders of every floor.
+        "postrider-fuzz" => floor(
+            6,
+            &["postrider-core", "postrider-log", "postrider", "shop"],
             &[],
         ),
         "xtask" => floor(7, &[], &[]),

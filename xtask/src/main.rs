@@ -6,6 +6,7 @@ mod durability;
 mod engines;
 mod examples;
 mod floors;
+mod fuzz;
 mod light;
 mod process;
 mod readme;
@@ -53,6 +54,8 @@ enum Task {
     Examples,
     /// The conformance cases and the demo on real servers, where POSTRIDER_TEST_KAFKA_URL and POSTRIDER_TEST_RABBITMQ_URL name them
     Engines,
+    /// The fuzz targets over their corpus and seeded mutations of it
+    Fuzz(fuzz::Options),
     /// `kill -9` of the real binary under load; the ledger must balance
     Process(process::Options),
     /// The simulations at random, in turns, until the time is over
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Task::Light => light::run(&workspace),
         Task::Examples => examples::run(&workspace),
         Task::Engines => engines::run(&workspace),
+        Task::Fuzz(options) => fuzz::run(&workspace, &options),
         Task::Process(options) => process::run(&workspace, &options),
         Task::Swarm(options) => swarm::run(&workspace, &options),
         Task::DurabilityReport(options) => durability::run(&workspace, &options),

@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::sh::Cmd;
 use crate::tally::Tally;
 use crate::workspace::Workspace;
-use crate::{engines, examples, floors, light, process, readme, tidy};
+use crate::{engines, examples, floors, fuzz, light, process, readme, tidy};
 
 /// Seeds of each simulation beside the other tests, of those of the log in a step of their own, and in a quick run.
 const SEEDS_CI: u32 = 500;
@@ -96,6 +96,12 @@ fn steps(options: &Options) -> Vec<Step> {
             Action::Task("cargo xtask examples", examples::run),
         ),
         step("readme", Action::Task("cargo xtask readme", readme::run)),
+        step(
+            "fuzz",
+            Action::Task("cargo xtask fuzz", |workspace| {
+                fuzz::run(workspace, &fuzz::Options::ci())
+            }),
+        ),
         step(
             "process",
             Action::Task("cargo xtask process", |workspace| {

@@ -46,6 +46,9 @@ mod definitions;
 pub mod disk;
 mod entry;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod ids;
 mod log;
 pub mod planted;

@@ -34,7 +34,7 @@
 
 mod backup;
 mod checkpoint;
-mod format;
+pub(crate) mod format;
 mod inspect;
 mod job;
 mod manifest;
