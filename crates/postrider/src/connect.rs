@@ -29,6 +29,7 @@ pub trait Connect: Sized {
     /// | `hold_max_s` | `amqp` | the server's consumer timeout, in seconds | 1800 |
     /// | `message_bytes_max` | `amqp` | the server's largest message | 16 MiB |
     /// | `heartbeat_s` | `amqp` | seconds between heartbeats | 10 |
+    /// | `disk_bytes_max` | `embedded` | the most that the log may take on the disk, in bytes: at least eight of the largest messages. Publishers get `PR-1021` where it is reached | no limit |
     /// | `prefix` | `kafka` | what topics and groups begin with | nothing |
     /// | `partitions` | `kafka` | partitions of a topic that is created: the most members that work at once | 8 |
     /// | `replication` | `kafka` | copies of a topic that is created | as the broker says |

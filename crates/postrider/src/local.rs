@@ -23,6 +23,7 @@ pub(crate) async fn open(url: &EngineUrl<'_>, bus: &BusOptions) -> Result<Arc<dy
         match *name {
             "durability" => options.durability = durability(value)?,
             "message_bytes_max" => options.message_bytes_max = bytes(value)?,
+            "disk_bytes_max" => options.disk_bytes_max = Some(bytes(value)? as u64),
             other => return Err(unknown_option("embedded", other)),
         }
     }
@@ -87,9 +88,12 @@ mod tests {
         assert_eq!(bus.info().scheme, "memory");
         assert_eq!(bus.info().capabilities.message_bytes_max, 65536);
         let data = tempfile::tempdir().unwrap();
-        let bus = connect(&format!("embedded:{}?durability=os", data.path().display()))
-            .await
-            .unwrap();
+        let bus = connect(&format!(
+            "embedded:{}?durability=os&disk_bytes_max=134217728",
+            data.path().display()
+        ))
+        .await
+        .unwrap();
         assert_eq!(bus.info().scheme, "embedded");
         assert_eq!(bus.info().durability, super::Durability::Os);
     }

@@ -62,6 +62,11 @@ impl Embedded {
             ..log::Options::default()
         };
         let log_options = fit(log_options, options.message_bytes_max);
+        let log_options = bound(
+            log_options,
+            options.disk_bytes_max,
+            options.message_bytes_max,
+        )?;
         let (log, report) = Log::open(disk, log_options, log_now(&*options.clock))?;
         tracing::info!(directory = %directory.display(), ?report, "opened the embedded engine");
         let shared = Shared::start(log, options.clock, settings)?;
@@ -375,6 +380,34 @@ fn fit(mut options: log::Options, message_bytes_max: usize) -> log::Options {
     options
 }
 
+/// Keeps the log within so many bytes, in segments of an eighth of that at most.
+fn bound(
+    mut options: log::Options,
+    disk_bytes_max: Option<u64>,
+    message_bytes_max: usize,
+) -> Result<log::Options, Error> {
+    let Some(max) = disk_bytes_max else {
+        return Ok(options);
+    };
+    let least = (8 * message_bytes_max as u64).max(DISK_BYTES_LEAST);
+    if max < least {
+        return Err(Error::Options {
+            reason: format!(
+                "disk_bytes_max is {max}: use at least {least}, or less than {message_bytes_max} for message_bytes_max"
+            ),
+        });
+    }
+    let largest = (max / 8) & !0xfff;
+    let sizes = &mut options.wal.segment_bytes;
+    sizes
+        .iter_mut()
+        .for_each(|size| *size = (*size).min(largest));
+    options.wal.disk_bytes_max = Some(max);
+    Ok(options)
+}
+
+/// The least that a log can be kept within, in bytes.
+const DISK_BYTES_LEAST: u64 = 1 << 20;
 /// Bytes of a stored message beyond those that count as its size.
 const RECORD_EXTRA: usize = 1 << 20;
 /// The longest group or reason, in bytes.

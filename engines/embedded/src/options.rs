@@ -24,6 +24,9 @@ pub struct Options {
     pub dedupe_window: Duration,
     /// How often the state is checkpointed, which bounds how long the next open takes.
     pub checkpoint_every: Duration,
+    /// The most that the log may take on the disk, in bytes; checkpoints, a few MiB as a rule, come on top. `None`: as much as there is. At least
+    /// eight times `message_bytes_max`. Where it is reached, publishers get `Full` until consumers have settled enough.
+    pub disk_bytes_max: Option<u64>,
     /// The disk to use instead of the directory: for tests that break it.
     pub disk: Option<Arc<dyn Disk>>,
 }
@@ -36,6 +39,7 @@ impl Default for Options {
             message_bytes_max: MESSAGE_BYTES_MAX_DEFAULT,
             dedupe_window: Duration::from_secs(120),
             checkpoint_every: Duration::from_secs(30),
+            disk_bytes_max: None,
             disk: None,
         }
     }
@@ -48,6 +52,7 @@ impl std::fmt::Debug for Options {
             .field("message_bytes_max", &self.message_bytes_max)
             .field("dedupe_window", &self.dedupe_window)
             .field("checkpoint_every", &self.checkpoint_every)
+            .field("disk_bytes_max", &self.disk_bytes_max)
             .finish_non_exhaustive()
     }
 }

@@ -165,6 +165,7 @@ impl Log {
         dirty
             && (self.wal.needs_checkpoint()
                 || now.mono >= self.checkpoint_due
+                || self.wal.is_full() && self.has_unneeded()
                 || self.freeable_bytes() + self.mover.emptied_bytes() >= self.free_at())
     }
 
@@ -172,6 +173,13 @@ impl Log {
     pub fn wants_upkeep(&self, now: Now) -> bool {
         let outstanding = self.capture.is_some() || self.mover.wants_step();
         outstanding || self.wal.wants_prepare() || self.checkpoint_is_due(now)
+    }
+
+    /// Whether a checkpoint would free a segment.
+    fn has_unneeded(&self) -> bool {
+        let segments = self.wal.segments();
+        let mut sealed = segments.iter().filter(|segment| segment.sealed);
+        sealed.any(|segment| !self.state.segments.contains_key(&segment.id))
     }
 
     fn free_at(&self) -> u64 {

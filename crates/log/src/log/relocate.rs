@@ -31,6 +31,8 @@ const LOOK_MAX: usize = 16_384;
 pub(crate) struct Mover {
     /// Look for a segment to empty: something changed since the last look.
     look: bool,
+    /// How much was written at the last look: a full disk is looked at again whenever something was settled.
+    looked_at: u64,
     /// A job is outstanding.
     busy: bool,
     work: Option<Work>,
@@ -122,7 +124,10 @@ impl Log {
         if self.mover.busy || self.wal.is_poisoned() || self.mover.slice > self.wal.durable() {
             return None;
         }
+        let written = self.wal.sealed_bytes();
+        self.mover.look |= self.wal.is_full() && written > self.mover.looked_at;
         if self.mover.work.is_none() && std::mem::take(&mut self.mover.look) {
+            self.mover.looked_at = written;
             let victim = self.wasteful_segment();
             self.mover.moved += victim.map_or(0, |victim| self.cost(victim.id));
             self.mover.work = victim.map(|victim| Work::new(victim, &self.state));
@@ -251,7 +256,9 @@ impl Log {
         let share = |(segment, needed): &&(SegmentInfo, u64)| needed * 1_000 / segment.size;
         let least = sealed.iter().min_by_key(share)?;
         let cost = self.cost(least.0.id);
-        let pays = cost <= least.0.size / 2 && self.mover.moved + cost <= written;
+        // What is written while the disk is full takes from the reserve that consumers settle with.
+        let most = least.0.size / if self.wal.is_full() { 4 } else { 2 };
+        let pays = cost <= most && self.mover.moved + cost <= written;
         pays.then_some(least.0)
     }
 }

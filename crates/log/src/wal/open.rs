@@ -320,6 +320,7 @@ fn assemble(
         since_checkpoint: end.bytes,
         sealed_bytes: 0,
         upkeep,
+        last_resort: None,
         poison: None,
         closed: false,
         lock: Some(lock),

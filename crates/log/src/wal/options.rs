@@ -17,12 +17,16 @@ pub struct WalOptions {
     /// Written batches kept in memory for readers at the tail. Default 16 MiB.
     pub tail_bytes_max: u64,
     /// The end of a segment that only [`Wal::append_reserved`](super::Wal::append_reserved) may use while there is no space for the next
-    /// one, in blocks of 4 KiB, of which each batch takes at least one; at most an eighth of the segment counts. Default 4 MiB.
+    /// one, in blocks of 4 KiB, of which each batch takes at least one; at most an eighth of the segment counts. Default 16 MiB.
     pub reserve_bytes: u64,
     /// Log written since the last checkpoint before [`Wal::needs_checkpoint`](super::Wal::needs_checkpoint). Default 64 MiB.
     pub checkpoint_bytes: u64,
     /// Freed segments kept for reuse. Default 2.
     pub pool_segments_max: usize,
+    /// The most that all segment files may take together, those kept for reuse included; `None`: as much as the disk gives. What frees space
+    /// may still make one segment where others are refused with [`Error::Full`]. Checkpoints come on top. At least four of the largest
+    /// segments. Default `None`.
+    pub disk_bytes_max: Option<u64>,
     /// Zeros written by one [`PrepareJob`](super::PrepareJob). Default 1 MiB.
     pub fill_bytes: u64,
 }
@@ -36,9 +40,10 @@ impl Default for WalOptions {
             frame_bytes_max: 32 * MIB,
             staged_bytes_max: 32 * MIB,
             tail_bytes_max: 16 * MIB,
-            reserve_bytes: 4 * MIB,
+            reserve_bytes: 16 * MIB,
             checkpoint_bytes: 64 * MIB,
             pool_segments_max: 2,
+            disk_bytes_max: None,
             fill_bytes: MIB,
         }
     }
@@ -64,6 +69,9 @@ impl WalOptions {
         }
         if self.fill_bytes < BLOCK || self.checkpoint_bytes == 0 {
             return refuse("fill_bytes must be at least 4096 and checkpoint_bytes at least 1");
+        }
+        if self.disk_bytes_max.is_some_and(|max| max < 4 * third) {
+            return refuse("disk_bytes_max must be at least four of the largest segments");
         }
         Ok(())
     }

@@ -38,6 +38,19 @@ impl Upkeep {
         }
     }
 
+    /// Bytes of the files that are not part of the log, or not any more.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        let leaving = self
+            .retired
+            .iter()
+            .chain(&self.freed)
+            .chain(&self.unfinished);
+        let leaving: u64 = leaving.map(|file| file.size).sum();
+        let pool: u64 = self.pool.iter().map(|entry| entry.size).sum();
+        let preparing = self.preparing.as_ref().map_or(0, |(file, _)| file.size);
+        leaving + pool + preparing
+    }
+
     pub(super) fn is_busy(&self) -> bool {
         self.busy
     }
@@ -184,10 +197,12 @@ impl Wal {
                 .options
                 .pool_segments_max
                 .saturating_sub(self.upkeep.pool.len());
+            let largest = self.options.segment_bytes[2];
+            let grows = self.may_grow(largest, largest, false);
             let retired = std::mem::take(&mut self.upkeep.retired);
             let files = retired.into_iter().map(|file| {
                 let reusable = file.size == self.options.segment_bytes[2] && !self.disk.is_memory();
-                let keep = reusable && room > 0;
+                let keep = reusable && room > 0 && grows;
                 room -= usize::from(keep);
                 (file, keep)
             });
@@ -206,15 +221,16 @@ impl Wal {
             return None;
         }
         let id = self.next_segment;
-        self.next_segment += 1;
         let size = self.options.segment_size(id, 0);
         let fits = |pooled: &SegmentEntry| pooled.size == size && pooled.generation < u32::MAX;
-        let pooled = self
-            .upkeep
-            .pool
-            .iter()
-            .position(fits)
-            .map(|at| self.upkeep.pool.swap_remove(at));
+        let pooled = self.upkeep.pool.iter().position(fits);
+        let growth = if pooled.is_some() { 0 } else { size };
+        if !self.may_grow(growth, size, false) {
+            self.upkeep.full = true;
+            return None;
+        }
+        self.next_segment += 1;
+        let pooled = pooled.map(|at| self.upkeep.pool.swap_remove(at));
         let generation = pooled.map_or(1, |pooled| pooled.generation + 1);
         let entry = SegmentEntry {
             id,

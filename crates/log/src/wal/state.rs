@@ -62,6 +62,8 @@ pub struct Wal {
     /// Bytes of the batches sealed since it was opened, with their padding.
     pub(super) sealed_bytes: u64,
     pub(super) upkeep: Upkeep,
+    /// The segment made where others are refused, for what frees space.
+    pub(super) last_resort: Option<SegmentId>,
     pub(super) poison: Option<String>,
     pub(super) closed: bool,
     /// Held for its drop: the directory is free for others once the log is closed or gone.
@@ -165,6 +167,21 @@ impl Wal {
             sealed: segment.last_lsn.is_some(),
         };
         self.segments.values().map(info).collect()
+    }
+
+    /// Bytes of all segment files: the log, what is prepared, and what is kept for reuse.
+    pub fn disk_bytes(&self) -> u64 {
+        let log: u64 = self.segments.values().map(|one| one.file.size).sum();
+        let spare = self.spare.as_ref().map_or(0, |spare| spare.size);
+        log + spare + self.upkeep.disk_bytes()
+    }
+
+    /// Whether the files may grow by `growth` bytes; one segment of `size` bytes is left for what frees space.
+    pub(super) fn may_grow(&self, growth: u64, size: u64, reserved: bool) -> bool {
+        let kept = if reserved { 0 } else { size };
+        self.options
+            .disk_bytes_max
+            .is_none_or(|max| self.disk_bytes() + growth + kept <= max)
     }
 
     /// Whether the last attempt to get space for the next segment failed: only what frees is taken once the reserve is reached.

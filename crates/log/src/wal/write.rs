@@ -7,7 +7,7 @@ use super::job::{JobDone, Write, WriteJob};
 use super::manifest::SegmentEntry;
 use super::segment::{self, SegmentFile};
 use super::state::{Recent, Segment, Wal};
-use super::{Appended, EntryBytes, Location, Lsn, Progress, Sync};
+use super::{Appended, EntryBytes, Location, Lsn, Progress, SegmentId, Sync};
 use crate::Error;
 use crate::planted::{self, Plant};
 
@@ -158,14 +158,23 @@ impl Wal {
             None => self.tail + BATCH_HEADER,
         };
         if start + size <= self.active.size - self.options.reserve(self.active.size) {
+            if !reserved && self.is_last_resort() {
+                return Err(Error::Full {
+                    needed: self.options.segment_size(self.next_segment, size),
+                });
+            }
             return Ok(());
         }
         let fits_reserve = start + size <= self.active.size;
+        // What frees space uses up the reserve before it takes the last segment that there may be.
+        if fits_reserve && reserved && self.upkeep.is_full() {
+            return Ok(());
+        }
         // With the next segment at hand, or in memory, the reserve has no purpose.
         if fits_reserve && (self.spare.is_some() || self.disk.is_memory()) {
             return Ok(());
         }
-        match self.next_file(size) {
+        match self.next_file(size, reserved) {
             Ok(file) => {
                 self.roll(file);
                 Ok(())
@@ -178,8 +187,16 @@ impl Wal {
         }
     }
 
+    /// Whether this segment was made for what frees space, and there is no room for another one yet.
+    fn is_last_resort(&self) -> bool {
+        let size = self.active.size;
+        self.last_resort == Some(self.active.id)
+            && self.spare.is_none()
+            && !self.may_grow(size, size, false)
+    }
+
     /// The spare if it is large enough for a frame of `size`, else a new file.
-    fn next_file(&mut self, size: u64) -> Result<Arc<SegmentFile>, Error> {
+    fn next_file(&mut self, size: u64, reserved: bool) -> Result<Arc<SegmentFile>, Error> {
         if let Some(spare) = self
             .spare
             .take_if(|spare| spare.size >= BLOCK + BATCH_HEADER + size)
@@ -188,7 +205,12 @@ impl Wal {
         }
         let id = self.next_segment;
         let bytes = self.options.segment_size(id, size);
-        if self.upkeep.is_full() {
+        let ordinary = self.may_grow(bytes, bytes, false);
+        if !(ordinary || reserved && self.may_grow(bytes, bytes, true)) {
+            self.upkeep.set_full(true);
+            return Err(Error::Full { needed: bytes });
+        }
+        if ordinary && self.upkeep.is_full() {
             return Err(Error::Full { needed: bytes });
         }
         let full = |error: Error| {
@@ -221,6 +243,7 @@ impl Wal {
             self.upkeep.set_full(error.is_no_space());
             full(error)
         })?;
+        self.last_resort = (!ordinary).then_some(SegmentId(id));
         // A spare that is too small has a smaller id, so it could not follow: it goes to the pool.
         if let Some(small) = self.spare.take() {
             self.upkeep.retire(small);

@@ -20,6 +20,7 @@ use postrider_log::wal::{
 
 pub(crate) fn options() -> WalOptions {
     WalOptions {
+        disk_bytes_max: None,
         segment_bytes: [16 << 10, 16 << 10, 32 << 10],
         frame_bytes_max: 40 << 10,
         staged_bytes_max: 48 << 10,
