@@ -47,7 +47,11 @@ struct Host {
 
 impl Host {
     fn on(disk: &SimDisk, quota: Option<u64>) -> Result<Host, Error> {
-        let (mut log, _) = Log::open(Arc::new(disk.clone()), options(quota), at(0))?;
+        let (log, _) = Log::open(Arc::new(disk.clone()), options(quota), at(0))?;
+        Host::on_log(disk, log)
+    }
+
+    fn on_log(disk: &SimDisk, mut log: Log) -> Result<Host, Error> {
         let stream = log.create_stream("shop.order", StreamConfig::default())?.0;
         let config = SubscriptionConfig {
             ordered: false,
@@ -274,6 +278,134 @@ fn acceptance_10_out_of_space_with_many_stuck_messages_what_is_needed_moves_toge
         host.publish()
             .unwrap_or_else(|error| panic!("it resumes, {count}: {error}"));
     }
+}
+
+impl Host {
+    /// Upkeep until it has surely nothing more to free.
+    fn flush_freeing(&self) -> Result<(), Error> {
+        for _ in 0..10 {
+            self.flush()?;
+            if !self.log.lock().is_freeing() {
+                return Ok(());
+            }
+        }
+        panic!("it waits for something that does not come");
+    }
+
+    /// Leases one message and settles it, each in a commit of its own that is written at once: two blocks. Upkeep does not run.
+    fn consume_one_alone(&mut self) -> Result<bool, Error> {
+        let now = at(self.ms);
+        let lease = Duration::from_secs(3_600);
+        let batch = self.log.lock().lease(self.sub, A, 1, 1 << 20, lease, now)?;
+        pump::write(&self.log, now)?;
+        let Some(leased) = batch.messages.first() else {
+            return Ok(false);
+        };
+        let settle = SettleOp {
+            sub: self.sub,
+            offset: leased.record.offset,
+            token: leased.token,
+            how: Settle::Ack,
+        };
+        let tx = || Tx {
+            settles: vec![settle.clone()],
+            ..Tx::default()
+        };
+        let committed = self.log.lock().commit(tx(), now);
+        if let Err(Error::Full { .. }) = committed {
+            self.flush_freeing()?;
+            self.log.lock().commit(tx(), now)?;
+        }
+        pump::write(&self.log, now)?;
+        self.settled.insert(leased.record.offset);
+        Ok(true)
+    }
+}
+
+/// Each settle alone takes a block, so the last space is gone before all are settled: whoever waits for upkeep then finds that it freed some.
+#[test]
+fn acceptance_10_out_of_space_settles_that_come_faster_than_upkeep_find_space_after_it() {
+    let mut host = Host::on(&SimDisk::new(5), Some(QUOTA)).unwrap();
+    host.fill();
+    let mut waited = 0;
+    loop {
+        match host.consume_one_alone() {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(Error::Full { .. }) => {
+                waited += 1;
+                host.ms += 1;
+                host.flush_freeing().unwrap();
+                // What was leased and not settled is still held; a lease that found no space is given again.
+                assert!(waited < 1_000, "it never goes on");
+            }
+            Err(error) => panic!("{error}"),
+        }
+        let bytes = host.log.lock().wal().disk_bytes();
+        assert!(bytes <= QUOTA, "{bytes}");
+    }
+    assert!(waited > 0, "upkeep was waited for");
+    assert_eq!(host.settled, host.confirmed);
+    host.ms += 1_000;
+    host.flush().unwrap();
+    host.publish().unwrap();
+}
+
+/// The third segment is larger than all that is left.
+#[test]
+fn a_disk_too_small_for_a_segment_gets_smaller_ones_and_room_for_checkpoints_stays() {
+    let large = |disk: &SimDisk| {
+        let mut options = options(None);
+        options.wal.segment_bytes = [64 << 10, 64 << 10, 4 << 20];
+        Log::open(Arc::new(disk.clone()), options, at(0))
+    };
+    let disk = SimDisk::new(6);
+    let mut host = Host::on_log(&disk, large(&disk).unwrap().0).unwrap();
+    host.disk.set_capacity(Some(2 << 20));
+    for round in 0..4 {
+        let taken = host.fill();
+        assert!(taken > 100, "round {round}: {taken} of 4 KiB");
+        let mut consumed = 0;
+        while let some @ 1.. = host.consume(10).unwrap() {
+            consumed += some;
+        }
+        assert!(consumed >= 4 * taken, "{consumed} of {taken}");
+        host.check();
+        let ids = {
+            let log = host.log.lock();
+            log.failures(host.sub, None, FailureId(0), 10_000).unwrap()
+        };
+        let discard = postrider_log::FailureOp::Discard {
+            sub: host.sub,
+            ids: ids.iter().map(|info| info.id).collect(),
+            reason: "x".into(),
+        };
+        let tx = Tx {
+            failures: vec![discard],
+            ..Tx::default()
+        };
+        host.log.lock().commit(tx, at(host.ms)).unwrap();
+        host.settled.clear();
+        host.confirmed.clear();
+        host.ms += 31_000;
+        host.flush().unwrap();
+        host.publish()
+            .unwrap_or_else(|error| panic!("round {round}: it resumes: {error}"));
+    }
+    let largest = |host: &Host| {
+        let segments = host.log.lock().wal().segments();
+        segments.iter().map(|one| one.size).max().unwrap()
+    };
+    assert!((64 << 10..2 << 20).contains(&largest(&host)));
+    // With room again, they grow again.
+    host.disk.set_capacity(None);
+    while largest(&host) < 4 << 20 {
+        host.publish().unwrap();
+        assert!(host.confirmed.len() < 20_000, "{}", largest(&host));
+    }
+    drop(host.log);
+    let (log, _) = large(&disk).unwrap();
+    assert!(log.wal().segments().len() > 1);
 }
 
 #[test]

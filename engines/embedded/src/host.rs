@@ -82,6 +82,14 @@ impl Host {
         }
     }
 
+    /// Space is wanted.
+    pub(crate) fn kick_upkeep(&self) {
+        match &self.steps {
+            Some(steps) => steps.notify_one(),
+            None => self.upkeep.kick(),
+        }
+    }
+
     fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
         self.writer.kick();
@@ -255,7 +263,10 @@ pub(crate) fn write_round(shared: &Shared, now: Now) -> Option<bool> {
 /// One round of the thread for upkeep: whether there was something to do. `None`: the engine ended, and everybody was told.
 pub(crate) fn upkeep_round(shared: &Shared, now: Now) -> Option<bool> {
     match pump::upkeep(&shared.log, now) {
-        Ok(step) => Some(!step.is_idle()),
+        Ok(step) => {
+            shared.after_upkeep(!step.is_idle());
+            Some(!step.is_idle())
+        }
         Err(error) => {
             shared.after_write(Some(error));
             None

@@ -87,7 +87,7 @@ impl EmbeddedSettler {
 
     /// Settles what can be settled in one commit. An operation whose lease is over, or whose key is not parked any more, is
     /// taken out and the others go through; so at most one commit per such operation is refused.
-    fn settle_all(&self, ops: &[SettleOp]) -> (Vec<Option<Fault>>, Option<Ticket>) {
+    async fn settle_all(&self, ops: &[SettleOp]) -> (Vec<Option<Fault>>, Option<Ticket>) {
         let mut refused: Vec<Option<Fault>> = Vec::new();
         refused.resize_with(ops.len(), || None);
         let mut open: Vec<(usize, log::SettleOp)> = Vec::with_capacity(ops.len());
@@ -98,12 +98,15 @@ impl EmbeddedSettler {
             }
         }
         while !open.is_empty() {
-            let settles = open.iter().map(|(_, op)| op.clone()).collect();
-            let tx = Tx {
-                settles,
-                ..Tx::default()
-            };
-            let error = match self.shared.stage(|log, now| log.commit(tx, now)) {
+            let staged = self.shared.stage_freeing(|log, now| {
+                let settles = open.iter().map(|(_, op)| op.clone()).collect();
+                let tx = Tx {
+                    settles,
+                    ..Tx::default()
+                };
+                log.commit(tx, now)
+            });
+            let error = match staged.await {
                 Ok(Ok(ticket)) => return (refused, Some(ticket)),
                 Ok(Err(error)) => error,
                 Err(ended) => {
@@ -174,7 +177,7 @@ fn parked_key(op: &SettleOp) -> Option<&Bytes> {
 impl Settler for EmbeddedSettler {
     fn settle<'a>(&'a self, ops: Vec<SettleOp>) -> Fut<'a, Vec<Result<(), SettleError>>> {
         Box::pin(async move {
-            let (refused, ticket) = self.settle_all(&ops);
+            let (refused, ticket) = self.settle_all(&ops).await;
             let records =
                 |op: &SettleOp| matches!(op.settle, Settle::DeadLetter(_) | Settle::Park(_));
             let waits = ops

@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     members: AtomicU64,
     /// Something was written or synced, or the engine ended.
     progressed: Notify,
+    /// Rounds of upkeep that found nothing to do, with nothing on its way that frees space.
+    stalls: AtomicU64,
     /// Streams grew, readers were replaced, or the engine ended.
     pub(crate) grown: Notify,
     /// What writes. `None`: whoever commits does.
@@ -109,6 +111,7 @@ impl Shared {
             ready: Mutex::default(),
             members: AtomicU64::new(1),
             progressed: Notify::new(),
+            stalls: AtomicU64::new(0),
             grown: Notify::new(),
             host,
         }
@@ -183,6 +186,41 @@ impl Shared {
                 Ok(out) => return Ok(out),
             }
         }
+    }
+
+    /// As [`stage`](Self::stage), for what frees space: where there is none left, waits until upkeep has freed some, or has surely nothing to
+    /// free. Cancel safe: nothing was staged while it waits.
+    pub(crate) async fn stage_freeing<T>(
+        &self,
+        mut run: impl FnMut(&mut Log, Now) -> Result<T, log::Error>,
+    ) -> Result<Result<T, log::Error>, Ended> {
+        let tried = self.stage(&mut run)?;
+        let (Some(host), Err(log::Error::Full { .. })) = (&self.host, &tried) else {
+            return Ok(tried);
+        };
+        // The first of them may have begun before this was tried.
+        let enough = self.stalls.load(Ordering::SeqCst) + STALLS;
+        loop {
+            // Registered before it is tried again, so that nothing that happens after that is missed.
+            let progressed = self.progressed.notified();
+            tokio::pin!(progressed);
+            progressed.as_mut().enable();
+            let stalled = self.stalls.load(Ordering::SeqCst) >= enough;
+            let tried = self.stage(&mut run)?;
+            if stalled || !matches!(tried, Err(log::Error::Full { .. })) {
+                return Ok(tried);
+            }
+            host.kick_upkeep();
+            progressed.await;
+        }
+    }
+
+    /// A round of upkeep is over.
+    pub(crate) fn after_upkeep(&self, busy: bool) {
+        if !busy && !self.log.lock().is_freeing() {
+            self.stalls.fetch_add(1, Ordering::SeqCst);
+        }
+        self.progressed.notify_waiters();
     }
 
     fn write_inline(&self, now: Now) {
@@ -314,6 +352,9 @@ impl Shared {
         self.end(Ended::Closed);
     }
 }
+
+/// So many rounds of upkeep without anything to do, and what is full stays full.
+const STALLS: u64 = 2;
 
 /// Lets time pass in the log. What could not be done for want of space is tried again later.
 pub(crate) fn tick(log: &mut Log, now: Now) {

@@ -63,12 +63,12 @@ impl EmbeddedSource {
     }
 
     /// Leases what the credit has room for. `None`: nothing is ready.
-    fn take(&self, room: Credit) -> Result<Option<Taken>, Fault> {
+    async fn take(&self, room: Credit) -> Result<Option<Taken>, Fault> {
         let messages_max = usize::try_from(room.messages)
             .unwrap_or(usize::MAX)
             .min(BATCH_MAX);
         let bytes_max = usize::try_from(room.bytes).unwrap_or(usize::MAX);
-        let leased = self.shared.stage(|log, now| {
+        let leased = self.shared.stage_freeing(|log, now| {
             let batch = log.lease(
                 self.sub,
                 self.member,
@@ -96,7 +96,9 @@ impl EmbeddedSource {
                 marks: batch.lsn,
             })
         });
+        // CANCEL: it ends with the call that takes something, so that nothing taken is lost.
         let taken = leased
+            .await
             .map_err(|ended| ended.fault())?
             .map_err(|error: log::Error| fault(&error))?;
         if taken.messages.is_empty() {
@@ -144,7 +146,7 @@ impl LeaseSource for EmbeddedSource {
                 tokio::pin!(woken);
                 // Registered before the look, so that nothing that comes after the look is missed.
                 woken.as_mut().enable();
-                self.taken = self.take(room)?;
+                self.taken = self.take(room).await?;
                 if self.taken.is_none() {
                     self.shared.until(woken).await;
                 }

@@ -61,7 +61,10 @@ impl Log {
             .capture
             .as_ref()
             .is_some_and(|capture| capture.upto > self.wal.durable());
-        unsynced && (captured || self.lazy_due.is_some_and(|due| due <= now.mono))
+        // What was freed leaves once a later segment is durable.
+        let freed = self.wal.is_full() && self.wal.waits_to_free();
+        let lazily = self.lazy_due.is_some_and(|due| due <= now.mono);
+        unsynced && (captured || freed || lazily)
     }
 
     /// The next write, to be run without the lock and brought back with [`finish`](Self::finish). `None`: nothing to do, or one is
@@ -173,6 +176,13 @@ impl Log {
     pub fn wants_upkeep(&self, now: Now) -> bool {
         let outstanding = self.capture.is_some() || self.mover.wants_step();
         outstanding || self.wal.wants_prepare() || self.checkpoint_is_due(now)
+    }
+
+    /// Whether space is being freed by something that waits for a write or a sync: what finds no space ([`Error::Full`]) may find it after
+    /// that. Beyond it, what an idle [`pump::upkeep`](crate::pump::upkeep) does not free stays.
+    pub fn is_freeing(&self) -> bool {
+        let captured = self.capture.is_some() || self.checkpointing.is_some();
+        captured || self.mover.waits(self.wal.durable()) || self.wal.waits_to_free()
     }
 
     /// Whether a checkpoint would free a segment.

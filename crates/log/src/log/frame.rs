@@ -10,7 +10,7 @@ use crate::batch::Block;
 use crate::entry::Entry;
 use crate::ids::Now;
 use crate::planted::{self, Plant};
-use crate::wal::{EntryBytes, Location, Lsn, Sync};
+use crate::wal::{EntryBytes, Location, Lsn, Space, Sync};
 use crate::{Error, Level};
 
 #[derive(Debug)]
@@ -28,15 +28,15 @@ pub(crate) struct Frame {
     blocks: Vec<(usize, Arc<Block>)>,
     /// Whether it must be synced, whatever its level: it reserves offsets.
     pub(crate) must_sync: bool,
-    /// Whether it frees more than it takes, so that it may use the last space of a full disk.
-    pub(crate) frees: bool,
+    /// How much of the last space of a full disk it may use.
+    pub(crate) space: Space,
 }
 
 impl Frame {
     /// A frame that frees more than it takes.
     pub(crate) fn freeing() -> Self {
         Frame {
-            frees: true,
+            space: Space::Reserve,
             ..Frame::default()
         }
     }
@@ -136,11 +136,7 @@ impl Log {
             Ok((entry.expect("no flag says that it may be skipped"), nowhere))
         });
         let mut entries = entries.collect::<Result<Vec<_>, Error>>()?;
-        let appended = if frame.frees {
-            self.wal.append_reserved(bytes, sync)?
-        } else {
-            self.wal.append(bytes, sync)?
-        };
+        let appended = self.wal.append_with(bytes, sync, frame.space)?;
         for ((_, at), location) in entries.iter_mut().zip(&appended.locations) {
             *at = *location;
         }

@@ -20,7 +20,7 @@ use crate::tx::{
     SettleOp, Ticket, Tx,
 };
 use crate::view::offsets::check_done;
-use crate::wal::Wal;
+use crate::wal::{Space, Wal};
 use crate::{Error, Level};
 
 impl Log {
@@ -64,7 +64,10 @@ impl Log {
             failures,
             ..
         } = plan;
-        frame.frees = tx.publishes.is_empty();
+        frame.space = match tx.publishes.is_empty() {
+            true => Space::Reserve,
+            false => Space::Common,
+        };
         // Of a commit that changes nothing the last frame is what must be safe: a duplicate's first is in it or before.
         let lsn = if frame.is_empty() {
             self.wal.last()

@@ -12,7 +12,7 @@ use super::frame::Frame;
 use super::{Log, State};
 use crate::entry::{Entry, Moved, Owner, kind};
 use crate::ids::{Now, Offset, StreamId, SubId};
-use crate::wal::{Location, Lsn, ReadSource, SegmentId, SegmentInfo};
+use crate::wal::{Location, Lsn, ReadSource, SegmentId, SegmentInfo, Space};
 use crate::{Error, Level};
 
 /// Bytes of one slice; a single larger entry goes alone.
@@ -100,6 +100,11 @@ impl Mover {
         self.look = true;
     }
 
+    /// A slice was written, and the next one waits until it is durable.
+    pub(super) fn waits(&self, durable: Lsn) -> bool {
+        self.slice > durable
+    }
+
     /// Whether a step may move something, or look for what to move.
     pub(super) fn wants_step(&self) -> bool {
         self.look || self.work.is_some()
@@ -162,7 +167,7 @@ impl Log {
             return Ok(true);
         };
         let slice = work.slice_len();
-        let frame = self.move_frame(&work.found[work.done..work.done + slice], bodies, &work);
+        let frame = self.move_frame(&work.found[work.done..work.done + slice], bodies);
         if !frame.is_empty() {
             match self.append(&frame, Level::Fsync, now) {
                 Ok(lsn) => self.mover.slice = lsn,
@@ -188,15 +193,12 @@ impl Log {
     }
 
     /// Copies of what is still needed of a slice, and where they belong.
-    fn move_frame(
-        &self,
-        slice: &[(Location, Owner)],
-        bodies: Vec<(Location, Bytes)>,
-        work: &Work,
-    ) -> Frame {
+    fn move_frame(&self, slice: &[(Location, Owner)], bodies: Vec<(Location, Bytes)>) -> Frame {
         let mut frame = Frame::synced();
-        // Little is written and a whole segment becomes free.
-        frame.frees = self.wal.is_full() && self.needed_bytes(work.victim.id) <= SLICE_BYTES;
+        // A whole segment becomes free by what its choice has seen to fit.
+        if self.wal.is_full() {
+            frame.space = Space::Last;
+        }
         let mut moves = Vec::new();
         for (from, body) in bodies {
             let owners = owners_of(slice, from);
@@ -256,9 +258,11 @@ impl Log {
         let share = |(segment, needed): &&(SegmentInfo, u64)| needed * 1_000 / segment.size;
         let least = sealed.iter().min_by_key(share)?;
         let cost = self.cost(least.0.id);
-        // What is written while the disk is full takes from the reserve that consumers settle with.
-        let most = least.0.size / if self.wal.is_full() { 4 } else { 2 };
-        let pays = cost <= most && self.mover.moved + cost <= written;
+        let pays = match self.wal.is_full() {
+            // Each one gives back more than it takes, so they end; what takes it must have room for all of it.
+            true => cost <= least.0.size / 4 && cost <= self.wal.room_left(),
+            false => cost <= least.0.size / 2 && self.mover.moved + cost <= written,
+        };
         pays.then_some(least.0)
     }
 }

@@ -120,6 +120,18 @@ pub enum Sync {
     Lazy,
 }
 
+/// How much of the last space a frame may use where there is no room for another segment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Space {
+    /// None of it: it takes space.
+    #[default]
+    Common,
+    /// The reserve: it frees space.
+    Reserve,
+    /// All of it: what is needed moves together, which is what everybody else then waits for.
+    Last,
+}
+
 /// What [`Wal::append`] staged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {

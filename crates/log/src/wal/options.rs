@@ -8,7 +8,8 @@ use super::format::{BATCH_HEADER, BLOCK, FRAME_MIN};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalOptions {
     /// Sizes of the first, the second, and every further segment, in bytes; multiples of 4096, not shrinking, 16 KiB to 2 GiB. A segment is
-    /// larger where one frame needs it. Default 1, 8 and 128 MiB.
+    /// larger where one frame needs it, and smaller, down to the size of the first, where the disk has no room for more.
+    /// Default 1, 8 and 128 MiB.
     pub segment_bytes: [u64; 3],
     /// The largest frame, all its entries together. Default 32 MiB, at most 1 GiB.
     pub frame_bytes_max: u64,
@@ -24,7 +25,7 @@ pub struct WalOptions {
     /// Freed segments kept for reuse. Default 2.
     pub pool_segments_max: usize,
     /// The most that all segment files may take together, those kept for reuse included; `None`: as much as the disk gives. What frees space
-    /// may still make one segment where others are refused with [`Error::Full`]. Checkpoints come on top. At least four of the largest
+    /// may still make two segments where others are refused with [`Error::Full`]. Checkpoints come on top. At least six of the largest
     /// segments. Default `None`.
     pub disk_bytes_max: Option<u64>,
     /// Zeros written by one [`PrepareJob`](super::PrepareJob). Default 1 MiB.
@@ -70,8 +71,8 @@ impl WalOptions {
         if self.fill_bytes < BLOCK || self.checkpoint_bytes == 0 {
             return refuse("fill_bytes must be at least 4096 and checkpoint_bytes at least 1");
         }
-        if self.disk_bytes_max.is_some_and(|max| max < 4 * third) {
-            return refuse("disk_bytes_max must be at least four of the largest segments");
+        if self.disk_bytes_max.is_some_and(|max| max < 6 * third) {
+            return refuse("disk_bytes_max must be at least six of the largest segments");
         }
         Ok(())
     }

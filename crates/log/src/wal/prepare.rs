@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use super::format::BLOCK;
 use super::manifest::{ManifestStore, SegmentEntry};
 use super::segment::{self, LOG_DIR, SegmentFile};
 use super::state::Wal;
-use super::{Lsn, SegmentId};
+use super::{Lsn, SegmentId, WalOptions};
 use crate::Error;
 use crate::disk::{Disk, OpenMode};
 use crate::planted::{self, Plant};
@@ -26,6 +27,8 @@ pub(super) struct Upkeep {
     busy: bool,
     /// The last attempt to get space failed.
     full: bool,
+    /// The disk had no room for a larger segment than this when one was last made.
+    most: Option<u64>,
     /// What `preparing` is has been passed by a segment with a larger id.
     outrun: bool,
 }
@@ -63,6 +66,30 @@ impl Upkeep {
         self.full = full;
     }
 
+    /// The most that the next segment may have.
+    pub(super) fn most(&self) -> u64 {
+        self.most.unwrap_or(u64::MAX)
+    }
+
+    /// The disk had no room for a segment of that many bytes: the next one is tried at half of it, and at the least size it is full.
+    pub(super) fn too_large(&mut self, size: u64, options: &WalOptions) {
+        let least = options.segment_bytes[0];
+        self.full = size <= least;
+        self.most = Some((size / 2).next_multiple_of(BLOCK).max(least));
+    }
+
+    /// A segment of that many bytes was made: the next one may be twice as large.
+    pub(super) fn fitted(&mut self, size: u64, options: &WalOptions) {
+        self.full = false;
+        let twice = self.most.map(|_| size.saturating_mul(2));
+        self.most = twice.filter(|most| *most < options.segment_bytes[2]);
+    }
+
+    /// Whether freed segments are still there.
+    pub(super) fn waits_to_free(&self) -> bool {
+        !self.freed.is_empty()
+    }
+
     pub(super) fn retire(&mut self, file: Arc<SegmentFile>) {
         self.retired.push(file);
     }
@@ -97,6 +124,8 @@ enum Task {
         pooled: Option<u64>,
         node: [u8; 16],
         in_memory: bool,
+        /// So many times its size must be free.
+        of: u64,
     },
     /// Write zeros.
     Fill {
@@ -118,8 +147,8 @@ enum Outcome {
 #[must_use = "the prepared space counts once the job is finished"]
 pub struct PrepareDone {
     result: Result<Outcome, Error>,
-    /// The file that was being filled, for when that failed.
-    filling: Option<Arc<SegmentFile>>,
+    /// What it was, for when that failed.
+    task: Task,
 }
 
 impl Wal {
@@ -220,10 +249,21 @@ impl Wal {
         if self.spare.is_some() || !(half_full || self.upkeep.full) {
             return None;
         }
+        self.next_segment_task()
+    }
+
+    /// The file of the next segment, where there may be one.
+    fn next_segment_task(&mut self) -> Option<Task> {
         let id = self.next_segment;
-        let size = self.options.segment_size(id, 0);
-        let fits = |pooled: &SegmentEntry| pooled.size == size && pooled.generation < u32::MAX;
-        let pooled = self.upkeep.pool.iter().position(fits);
+        // What is there takes no room, so it may be the larger one.
+        let sizes = [self.options.segment_size(id, 0), self.next_size(0)];
+        let fits = |size: u64| {
+            let pool = &self.upkeep.pool;
+            pool.iter()
+                .position(|pooled| pooled.size == size && pooled.generation < u32::MAX)
+        };
+        let pooled = fits(sizes[0]).or_else(|| fits(sizes[1]));
+        let size = pooled.map_or(sizes[1], |at| self.upkeep.pool[at].size);
         let growth = if pooled.is_some() { 0 } else { size };
         if !self.may_grow(growth, size, false) {
             self.upkeep.full = true;
@@ -243,11 +283,13 @@ impl Wal {
             self.node,
             self.disk.is_memory(),
         );
+        let of = self.room_for(&entry);
         Some(Task::Make {
             entry,
             pooled,
             node,
             in_memory,
+            of,
         })
     }
 
@@ -271,19 +313,39 @@ impl Wal {
                 self.upkeep.preparing = Some((file, filled))
             }
             Ok(Outcome::Prepared(file, _)) => {
-                self.upkeep.full = false;
+                self.upkeep.fitted(file.size, &self.options);
                 self.spare = Some(file);
             }
             Err(error) if error.is_no_space() => {
-                self.upkeep.full = true;
-                self.upkeep.unfinished.extend(done.filling);
-                return Err(Error::Full {
-                    needed: self.options.segment_size(self.next_segment, 0),
-                });
+                self.no_room_for(done.task);
+                if self.upkeep.full {
+                    let needed = self.next_size(0);
+                    return Err(Error::Full { needed });
+                }
             }
             Err(error) => return Err(self.fatal(error)),
         }
         Ok(true)
+    }
+
+    /// The disk had no room for a slice of upkeep: a segment is tried at a smaller size, what leaves is tried again.
+    fn no_room_for(&mut self, task: Task) {
+        match task {
+            Task::Make { entry, .. } => self.upkeep.too_large(entry.size, &self.options),
+            Task::Fill { file, .. } => {
+                self.upkeep.too_large(file.size, &self.options);
+                self.upkeep.unfinished.push(file);
+            }
+            Task::Retire { files } => {
+                self.upkeep.full = true;
+                for (file, keep) in files {
+                    match keep {
+                        true => self.upkeep.retired.push(file),
+                        false => self.upkeep.unfinished.push(file),
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -297,14 +359,15 @@ impl PrepareJob {
                 pooled,
                 node,
                 in_memory,
-            } => self.make(*entry, *pooled, node, *in_memory),
+                of,
+            } => match pooled {
+                Some(old) => self.reuse(*entry, *old, node),
+                None => self.make(*entry, node, *in_memory, *of),
+            },
             Task::Fill { file, from, to } => self.fill(file, *from, *to),
         };
-        let filling = match self.task {
-            Task::Fill { file, .. } => Some(file),
-            Task::Retire { .. } | Task::Make { .. } => None,
-        };
-        PrepareDone { result, filling }
+        let task = self.task;
+        PrepareDone { result, task }
     }
 
     fn retire(&self, files: &[(Arc<SegmentFile>, bool)]) -> Result<Outcome, Error> {
@@ -326,9 +389,11 @@ impl PrepareJob {
                 });
                 continue;
             }
-            self.disk
-                .unlink(&file.path())
-                .map_err(Error::io("removing", file.path()))?;
+            match self.disk.unlink(&file.path()) {
+                // An earlier try ended after it.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                other => other.map_err(Error::io("removing", file.path()))?,
+            }
         }
         self.disk
             .sync_dir(LOG_DIR)
@@ -339,20 +404,21 @@ impl PrepareJob {
     fn make(
         &self,
         entry: SegmentEntry,
-        pooled: Option<u64>,
         node: &[u8; 16],
         in_memory: bool,
+        of: u64,
     ) -> Result<Outcome, Error> {
+        let file = segment::create_leaving(&*self.disk, entry.id, entry.size, false, of)?;
+        let file = SegmentFile::new(node, &entry, file);
+        if in_memory {
+            self.list(file)
+        } else {
+            Ok(Outcome::Prepared(file, 0))
+        }
+    }
+
+    fn reuse(&self, entry: SegmentEntry, old: u64, node: &[u8; 16]) -> Result<Outcome, Error> {
         let name = segment::path(entry.id);
-        let Some(old) = pooled else {
-            let file = segment::create(&*self.disk, entry.id, entry.size, false)?;
-            let file = SegmentFile::new(node, &entry, file);
-            return if in_memory {
-                self.list(file)
-            } else {
-                Ok(Outcome::Prepared(file, 0))
-            };
-        };
         self.disk
             .rename(&segment::path(old), &name)
             .map_err(Error::io("renaming", segment::path(old)))?;

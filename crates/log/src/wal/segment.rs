@@ -128,6 +128,22 @@ pub(crate) fn create(
     Ok(file)
 }
 
+/// As [`create`], and only if `of` times its size is free.
+pub(crate) fn create_leaving(
+    disk: &dyn Disk,
+    id: u64,
+    size: u64,
+    fill: bool,
+    of: u64,
+) -> Result<Arc<dyn DiskFile>, Error> {
+    if of > 1 {
+        drop(create(disk, id, of * size, false)?);
+        let name = path(id);
+        disk.unlink(&name).map_err(Error::io("removing", &name))?;
+    }
+    create(disk, id, size, fill)
+}
+
 fn allocate(
     disk: &dyn Disk,
     file: &dyn DiskFile,

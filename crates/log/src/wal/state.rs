@@ -176,12 +176,25 @@ impl Wal {
         log + spare + self.upkeep.disk_bytes()
     }
 
-    /// Whether the files may grow by `growth` bytes; one segment of `size` bytes is left for what frees space.
+    /// Whether the files may grow by `growth` bytes. Two segments of `size` bytes are left for what frees space: while it fills one, the one
+    /// before, in which nothing is needed, goes.
     pub(super) fn may_grow(&self, growth: u64, size: u64, reserved: bool) -> bool {
-        let kept = if reserved { 0 } else { size };
+        let kept = if reserved { 0 } else { 2 * size };
         self.options
             .disk_bytes_max
             .is_none_or(|max| self.disk_bytes() + growth + kept <= max)
+    }
+
+    /// The size of the next segment, which must hold one frame of `frame` bytes (0: any).
+    pub(super) fn next_size(&self, frame: u64) -> u64 {
+        let size = self.options.segment_size(self.next_segment, 0);
+        let least = self.options.segment_size(0, frame);
+        size.min(self.upkeep.most()).max(least)
+    }
+
+    /// Whether something is under way that frees space, beyond what the next slice of upkeep does: a write or sync that it waits for.
+    pub(crate) fn waits_to_free(&self) -> bool {
+        self.upkeep.waits_to_free() && self.durable < self.last
     }
 
     /// Whether the last attempt to get space for the next segment failed: only what frees is taken once the reserve is reached.

@@ -7,7 +7,7 @@ use super::job::{JobDone, Write, WriteJob};
 use super::manifest::SegmentEntry;
 use super::segment::{self, SegmentFile};
 use super::state::{Recent, Segment, Wal};
-use super::{Appended, EntryBytes, Location, Lsn, Progress, SegmentId, Sync};
+use super::{Appended, EntryBytes, Location, Lsn, Progress, Space, Sync};
 use crate::Error;
 use crate::planted::{self, Plant};
 
@@ -15,6 +15,11 @@ use crate::planted::{self, Plant};
 const BUFFERS_MAX: usize = 2;
 /// A new segment up to this size is filled with zeros even when it could not be prepared ahead.
 const FILL_INLINE_MAX: u64 = 8 << 20;
+
+/// A segment made for what frees space leaves as much again for checkpoints.
+const LAST_RESORT_OF: u64 = 2;
+/// A segment that is small for want of space leaves room for two of those, and as much for checkpoints.
+const SMALLER_OF: u64 = 4;
 
 /// A commit batch while it is staged.
 #[derive(Debug)]
@@ -58,7 +63,7 @@ impl Wal {
     /// [`Error::FrameTooLarge`], [`Error::Overloaded`] and [`Error::Full`] stage nothing and leave the log usable; [`Error::Poisoned`] and
     /// [`Error::Closed`] do not.
     pub fn append(&mut self, entries: &[EntryBytes<'_>], sync: Sync) -> Result<Appended, Error> {
-        self.append_with(entries, sync, false)
+        self.append_with(entries, sync, Space::Common)
     }
 
     /// Like [`append`](Self::append), and may use the reserve of the segment when the disk is full: for what makes space, settles
@@ -68,14 +73,14 @@ impl Wal {
         entries: &[EntryBytes<'_>],
         sync: Sync,
     ) -> Result<Appended, Error> {
-        self.append_with(entries, sync, true)
+        self.append_with(entries, sync, Space::Reserve)
     }
 
-    fn append_with(
+    pub(crate) fn append_with(
         &mut self,
         entries: &[EntryBytes<'_>],
         sync: Sync,
-        reserved: bool,
+        space: Space,
     ) -> Result<Appended, Error> {
         self.check()?;
         if entries.is_empty() {
@@ -96,7 +101,7 @@ impl Wal {
                 max: self.options.staged_bytes_max,
             });
         }
-        self.make_room(size, reserved)?;
+        self.make_room(size, space)?;
 
         let lsn = self.next;
         let batch = self.open_batch(size);
@@ -152,22 +157,28 @@ impl Wal {
     }
 
     /// Makes sure that a frame of `size` bytes fits into the active segment, taking the next one if need be.
-    fn make_room(&mut self, size: u64, reserved: bool) -> Result<(), Error> {
+    fn make_room(&mut self, size: u64, space: Space) -> Result<(), Error> {
         let start = match &self.open {
             Some(batch) => batch.at + batch.bytes.len() as u64,
             None => self.tail + BATCH_HEADER,
         };
+        let reserved = space != Space::Common;
         if start + size <= self.active.size - self.options.reserve(self.active.size) {
             if !reserved && self.is_last_resort() {
                 return Err(Error::Full {
-                    needed: self.options.segment_size(self.next_segment, size),
+                    needed: self.next_size(size),
                 });
             }
             return Ok(());
         }
         let fits_reserve = start + size <= self.active.size;
+        let kept = match space {
+            Space::Last => 0,
+            Space::Common | Space::Reserve => self.kept_for_moves(),
+        };
+        let may_use_reserve = reserved && start + size + kept <= self.active.size;
         // What frees space uses up the reserve before it takes the last segment that there may be.
-        if fits_reserve && reserved && self.upkeep.is_full() {
+        if may_use_reserve && self.upkeep.is_full() {
             return Ok(());
         }
         // With the next segment at hand, or in memory, the reserve has no purpose.
@@ -179,7 +190,7 @@ impl Wal {
                 self.roll(file);
                 Ok(())
             }
-            Err(error) if error.is_no_space() => match fits_reserve && reserved {
+            Err(error) if error.is_no_space() => match may_use_reserve {
                 true => Ok(()),
                 false => Err(error),
             },
@@ -187,12 +198,26 @@ impl Wal {
         }
     }
 
+    /// The end of the active segment that settles leave to what empties other segments.
+    fn kept_for_moves(&self) -> u64 {
+        let reserve = self.options.reserve(self.active.size);
+        match self.last_resort == Some(self.active.id) {
+            true => reserve,
+            false => (reserve / 4) & !(BLOCK - 1),
+        }
+    }
+
+    /// Bytes that may still be written while no other segment can be made, but the one that is kept for what frees space.
+    pub(crate) fn room_left(&self) -> u64 {
+        let size = self.next_size(0);
+        let bounded = self.options.disk_bytes_max.is_some();
+        let last = bounded && self.may_grow(size, size, true);
+        self.active.size - self.end() + if last { size - BLOCK } else { 0 }
+    }
+
     /// Whether this segment was made for what frees space, and there is no room for another one yet.
     fn is_last_resort(&self) -> bool {
-        let size = self.active.size;
-        self.last_resort == Some(self.active.id)
-            && self.spare.is_none()
-            && !self.may_grow(size, size, false)
+        self.last_resort == Some(self.active.id) && self.spare.is_none() && self.upkeep.is_full()
     }
 
     /// The spare if it is large enough for a frame of `size`, else a new file.
@@ -203,53 +228,86 @@ impl Wal {
         {
             return Ok(spare);
         }
-        let id = self.next_segment;
-        let bytes = self.options.segment_size(id, size);
+        let bytes = self.next_size(size);
         let ordinary = self.may_grow(bytes, bytes, false);
         if !(ordinary || reserved && self.may_grow(bytes, bytes, true)) {
             self.upkeep.set_full(true);
             return Err(Error::Full { needed: bytes });
         }
-        if ordinary && self.upkeep.is_full() {
+        let ordinary = ordinary && !self.upkeep.is_full();
+        if !ordinary && !reserved {
             return Err(Error::Full { needed: bytes });
         }
-        let full = |error: Error| {
-            if error.is_no_space() {
-                Error::Full { needed: bytes }
-            } else {
-                error
-            }
-        };
-        let entry = SegmentEntry {
-            id,
-            generation: 1,
-            size: bytes,
-            used: None,
-        };
-        let fill = bytes <= FILL_INLINE_MAX && !self.disk.is_memory();
-        let made = segment::create(&*self.disk, id, bytes, fill).and_then(|file| {
-            let file = SegmentFile::new(&self.node, &entry, file);
-            // DURABILITY: listed before its first use, so that recovery misses it if it is gone. After an error it may be listed too, so it
-            // stays, or leaves as any other.
-            let listed = self.store.update(|manifest| manifest.list(entry));
-            if listed.as_ref().is_err_and(Error::is_no_space) {
-                self.upkeep.retire(Arc::clone(&file));
-            }
-            listed.map(|()| file)
-        });
-        // The id is spent even if making the file failed: what is left of it must not be taken for the next one.
-        self.next_segment += 1;
-        let file = made.map_err(|error| {
-            self.upkeep.set_full(error.is_no_space());
-            full(error)
-        })?;
-        self.last_resort = (!ordinary).then_some(SegmentId(id));
+        self.upkeep.set_full(!ordinary);
+        let file = self.make_smaller_and_smaller(bytes, size, ordinary)?;
+        if ordinary {
+            self.upkeep.fitted(file.size, &self.options);
+        }
+        self.last_resort = (!ordinary).then_some(file.id);
         // A spare that is too small has a smaller id, so it could not follow: it goes to the pool.
         if let Some(small) = self.spare.take() {
             self.upkeep.retire(small);
         }
         self.upkeep.forget_preparing();
         Ok(file)
+    }
+
+    /// A new segment of `bytes` bytes, or of as many as the disk has room for, for a frame of `size`.
+    fn make_smaller_and_smaller(
+        &mut self,
+        mut bytes: u64,
+        size: u64,
+        ordinary: bool,
+    ) -> Result<Arc<SegmentFile>, Error> {
+        loop {
+            let error = match self.make_now(bytes, ordinary) {
+                Ok(file) => return Ok(file),
+                Err(error) => error,
+            };
+            if !error.is_no_space() {
+                return Err(error);
+            }
+            self.upkeep.too_large(bytes, &self.options);
+            let smaller = self.next_size(size);
+            if smaller >= bytes {
+                self.upkeep.set_full(true);
+                return Err(Error::Full { needed: bytes });
+            }
+            bytes = smaller;
+        }
+    }
+
+    fn make_now(&mut self, bytes: u64, ordinary: bool) -> Result<Arc<SegmentFile>, Error> {
+        let entry = SegmentEntry {
+            id: self.next_segment,
+            generation: 1,
+            size: bytes,
+            used: None,
+        };
+        let fill = bytes <= FILL_INLINE_MAX && !self.disk.is_memory();
+        let of = match ordinary {
+            true => self.room_for(&entry),
+            false => LAST_RESORT_OF,
+        };
+        // The id is spent even if making the file fails: what is left of it must not be taken for the next one.
+        self.next_segment += 1;
+        let file = segment::create_leaving(&*self.disk, entry.id, bytes, fill, of)?;
+        let file = SegmentFile::new(&self.node, &entry, file);
+        // DURABILITY: listed before its first use, so that recovery misses it if it is gone. After an error it may be listed too, so it
+        // stays, or leaves as any other.
+        let listed = self.store.update(|manifest| manifest.list(entry));
+        if listed.as_ref().is_err_and(Error::is_no_space) {
+            self.upkeep.retire(Arc::clone(&file));
+        }
+        listed.map(|()| file)
+    }
+
+    /// How many times its size must be free for this segment: one that is small for want of space leaves some for what frees.
+    pub(super) fn room_for(&self, entry: &SegmentEntry) -> u64 {
+        match entry.size < self.options.segment_size(entry.id, 0) {
+            true => SMALLER_OF,
+            false => 1,
+        }
     }
 
     /// Seals the active segment and goes on in `file`.
@@ -324,10 +382,15 @@ impl Wal {
     pub fn begin_idle(&mut self) -> Result<Option<WriteJob>, Error> {
         self.check()?;
         let idle = self.in_flight.is_none() && self.staged_bytes == 0;
+        // On a full disk the last blocks are for what frees space; that proves as much.
+        let kept = match self.upkeep.is_full() {
+            true => self.options.reserve(self.active.size),
+            false => 0,
+        };
         if !idle
             || self.proven >= self.durable
             || self.disk.is_memory()
-            || self.tail + BLOCK > self.active.size
+            || self.tail + BLOCK > self.active.size - kept
         {
             return Ok(None);
         }
