@@ -173,7 +173,8 @@ impl World {
     /// Whether the tries of a message are counted now.
     fn counts_tries(&self, stage: usize, now: u64) -> bool {
         // What failed for good while nothing could be kept comes again when its lease has ended.
-        !self.is_disturbed(now) && !(ORDERED[stage] && is_within(&self.paused, now))
+        let anew = ORDERED[stage] && is_within(&self.paused, now);
+        !(anew || self.is_disturbed(now))
     }
 
     fn may_come_again(&self, ended: u64) -> bool {
