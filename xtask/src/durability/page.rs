@@ -31,6 +31,8 @@ const NOT_PROVEN: &str = "
   planted bugs, and is trusted for its own recovery.
 - The simulation steps the pump between the calls of others, never in the midst of one; what runs at the same instant on several threads is
   left to `kill -9` of the real binary.
+- A flipped bit in the very last batch that was confirmed, where no later write or idle marker proves that batch, looks like a torn write after a
+  crash: it is dropped, and never served, but not reported.
 - Seeds are samples. What a bound says is that the bugs that were planted are found within it, not that there are no others.
 ";
 

@@ -12,6 +12,8 @@ use crate::protocol::{Progress, Report};
 
 /// How often it is told at most; also, the look itself takes at most a twentieth of the time.
 const EVERY: Duration = Duration::from_millis(100);
+/// How long a report is at most waited for beyond the time that it takes: asking a server for its depths may take seconds.
+const EVERY_MAX: Duration = Duration::from_secs(1);
 /// Failure records whose keys are told.
 const KEYS_MAX: usize = 10_000;
 /// Failure records in one page.
@@ -38,7 +40,7 @@ pub(super) async fn report(services: Arc<Services>, sent: watch::Receiver<bool>)
             Ok(progress) => say(&Report::Progress(Box::new(progress))),
             Err(error) => tracing::warn!(error, "a report is left out"),
         }
-        tokio::time::sleep(EVERY.max(begin.elapsed() * 20)).await;
+        tokio::time::sleep((begin.elapsed() * 20).clamp(EVERY, EVERY_MAX)).await;
     }
 }
 
