@@ -1,4 +1,4 @@
-//! Real servers: the cases of the conformance suite and the demo on each, where its variable says where it is. What has no server is not tested, nor
+//! Real servers: the cases of the conformance suite, the adapter's own tests and the demo on each, where its variable says where it is. What has no server is not tested, nor
 //! what stands in `without_demo`, and the closing table says so.
 
 use anyhow::Result;
@@ -11,34 +11,32 @@ use crate::workspace::Workspace;
 /// A product that the suite runs on.
 struct Server {
     name: &'static str,
-    /// Its file in `crates/conformance/tests`, and the name of its run of the demo.
-    test: &'static str,
+    /// Of its run of the demo.
+    id: &'static str,
+    /// Its files in `crates/conformance/tests` and in its adapter's.
+    tests: &'static [&'static str],
     /// Where it is, as a URL of the engine.
     variable: &'static str,
     /// Why the demo is not run on it, where it is not.
     without_demo: Option<&'static str>,
-    /// A case that its subject skips, and why.
-    without_case: Option<&'static str>,
 }
 
 const SERVERS: [Server; 2] = [
     Server {
         name: "Kafka",
-        test: "kafka",
+        id: "kafka",
+        tests: &["kafka"],
         variable: "POSTRIDER_TEST_KAFKA_URL",
         without_demo: Some(
             "every order ends and the sheet balances, but depths take seconds to be asked, so that it does not see in time that it has ended",
         ),
-        without_case: None,
     },
     Server {
         name: "RabbitMQ",
-        test: "rabbitmq",
+        id: "rabbitmq",
+        tests: &["rabbitmq", "rabbitmq_live"],
         variable: "POSTRIDER_TEST_RABBITMQ_URL",
         without_demo: None,
-        without_case: Some(
-            "d5_order_across_rebalance: in two of three runs the last messages did not come within a minute",
-        ),
     },
 ];
 
@@ -69,9 +67,6 @@ pub(crate) fn untested() -> Vec<String> {
         if let Some(why) = server.without_demo {
             lines.push(format!("NOT TESTED on {name}: the demo; {why}"));
         }
-        if let Some(case) = server.without_case {
-            lines.push(format!("NOT TESTED on {name}: {case}"));
-        }
     }
     lines
 }
@@ -82,18 +77,19 @@ pub(crate) fn run(workspace: &Workspace) -> Result<Tally> {
     for server in &SERVERS {
         let Some(url) = server.url() else { continue };
         // As the step of all tests builds them, so that nothing is built twice.
-        let cases = Cmd::cargo("test --workspace --all-features --test")
-            .args([server.test])
+        let tests = server.tests.iter().flat_map(|test| ["--test", test]);
+        let tests = Cmd::cargo("test --workspace --all-features")
+            .args(tests)
             .args(["--", "--nocapture", "--test-threads", "2"]);
-        println!("$ {cases}");
-        let here = cases.dir(&workspace.root);
+        println!("$ {tests}");
+        let here = tests.dir(&workspace.root);
         let ended = here.show(|line| tally += Tally::of_line(line).unwrap_or_default());
         if let Err(error) = ended {
             println!("{error:#}");
             tally.failed = tally.failed.max(1);
         }
         if server.without_demo.is_none() {
-            tally += process::on_engine(workspace, server.test, &url)?;
+            tally += process::on_engine(workspace, server.id, &url)?;
         }
     }
     Ok(tally)

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use crate::admin::{RabbitAdmin, Sources};
 use crate::error::{Error, closed, too_late};
 use crate::link::{Link, OPEN_MAX};
 use crate::names::Names;
@@ -38,6 +39,7 @@ pub struct RabbitEngine {
     publishing: Arc<Link>,
     consuming: Arc<Link>,
     bytes_max: usize,
+    sources: Arc<Sources>,
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -86,6 +88,7 @@ impl RabbitEngine {
             publishing: link("publishing"),
             consuming: link("consuming"),
             bytes_max: options.message_bytes_max,
+            sources: Arc::default(),
             stop: watch::Sender::new(false),
             tasks: Mutex::new(Vec::new()),
         };
@@ -126,6 +129,7 @@ impl RabbitEngine {
         let stop = self.stop.subscribe();
         let (source, tasks) = source::start(&self.consuming, &self.names, spec, &stop)?;
         self.keep(tasks);
+        self.sources.opened(&spec.id, source.held());
         Ok(Source::Lease(Box::new(source)))
     }
 
@@ -200,7 +204,8 @@ impl Engine for RabbitEngine {
     }
 
     fn admin(&self) -> Option<Arc<dyn Admin>> {
-        None
+        let admin = RabbitAdmin::new(&self.consuming, &self.names, &self.sources);
+        Some(Arc::new(admin))
     }
 
     fn close(&self, grace: Duration) -> Fut<'_, Result<(), Fault>> {
@@ -281,7 +286,13 @@ fn info(options: &Options, server: Server, location: String) -> EngineInfo {
         .with(C::FailureStore, absent("name a failure store beside it"))
         .with(C::RequestReply, absent(NO_INBOX))
         .with(C::ExpectedVersion, absent("queues have no versions"))
-        .with(C::Lag, absent("a client is not told what is held: ask the management API"));
+        .with(
+            C::Lag,
+            emulated(
+                "what is ready on the server, and what this process holds",
+                "what other processes hold is not counted: ask the management API",
+            ),
+        );
     capabilities.hold_max = Some(options.hold_max);
     capabilities.key_held_max = Some(u32::from(PREFETCH));
     EngineInfo {

@@ -8,6 +8,7 @@
 //!
 //! Needs RabbitMQ 4.0 or later. The page of the engine, with every setting and its reason, is `engines/rabbitmq/README.md`.
 
+mod admin;
 mod engine;
 mod error;
 mod headers;

@@ -276,7 +276,8 @@ impl<'a> Desk<'a> {
         Ok(channel)
     }
 
-    async fn declare(&mut self, piece: &Piece, passive: bool) -> Result<(), Fault> {
+    /// Gives the number of messages that a queue has ready.
+    async fn declare(&mut self, piece: &Piece, passive: bool) -> Result<u32, Fault> {
         let channel = self.channel().await?;
         let what = format!("declaring {}", piece.name());
         let declared = match piece {
@@ -296,7 +297,7 @@ impl<'a> Desk<'a> {
                     options,
                     arguments.clone(),
                 );
-                declaring.await
+                declaring.await.map(|()| 0)
             }
             Piece::Queue {
                 name, arguments, ..
@@ -307,7 +308,7 @@ impl<'a> Desk<'a> {
                     ..QueueDeclareOptions::default()
                 };
                 let declaring = channel.queue_declare(name.clone(), options, arguments.clone());
-                declaring.await.map(drop)
+                declaring.await.map(|queue| queue.message_count())
             }
         };
         declared.map_err(|error| {
@@ -317,12 +318,17 @@ impl<'a> Desk<'a> {
         })
     }
 
-    async fn exists(&mut self, piece: &Piece) -> Result<bool, Fault> {
+    /// What a passive declaration says; `None`: it is not there.
+    async fn look(&mut self, piece: &Piece) -> Result<Option<u32>, Fault> {
         match self.declare(piece, true).await {
-            Ok(()) => Ok(true),
-            Err(fault) if fault.kind == FaultKind::NotFound => Ok(false),
+            Ok(messages) => Ok(Some(messages)),
+            Err(fault) if fault.kind == FaultKind::NotFound => Ok(None),
             Err(fault) => Err(fault),
         }
+    }
+
+    async fn exists(&mut self, piece: &Piece) -> Result<bool, Fault> {
+        Ok(self.look(piece).await?.is_some())
     }
 
     /// Whether the exchange of a destination is there.
@@ -336,13 +342,18 @@ impl<'a> Desk<'a> {
 
     /// Whether a queue of this name is there.
     pub(crate) async fn queue_exists(&mut self, name: ShortString) -> Result<bool, Fault> {
+        Ok(self.ready(name).await?.is_some())
+    }
+
+    /// Messages of a queue that nobody holds; `None`: it is not there.
+    pub(crate) async fn ready(&mut self, name: ShortString) -> Result<Option<u64>, Fault> {
         let piece = Piece::Queue {
             name,
             arguments: FieldTable::default(),
             exchange: "".into(),
             key: "".into(),
         };
-        self.exists(&piece).await
+        Ok(self.look(&piece).await?.map(u64::from))
     }
 
     async fn compare(&mut self, group: &mut Group, diff: &mut TopologyDiff) -> Result<(), Fault> {
@@ -352,7 +363,7 @@ impl<'a> Desk<'a> {
                 continue;
             }
             match self.declare(piece, false).await {
-                Ok(()) => {}
+                Ok(_) => {}
                 Err(fault) if fault.kind == FaultKind::Config => {
                     if fault.message.contains("'x-dead-letter-routing-key'") {
                         return Err(two_owners(&fault.message));

@@ -106,6 +106,8 @@ pub struct Progress {
     pub intake_done: bool,
     /// Messages accepted and not settled, and committed and not published, over all services.
     pub waiting: u64,
+    /// Whether the engine itself counts all of these: else a message may be on its way between the server and this process, seen by neither.
+    pub counts_all: bool,
     /// Messages that wait, by subscription: only those that wait.
     pub waiting_at: Vec<(String, u64)>,
     /// Messages handled by this process.

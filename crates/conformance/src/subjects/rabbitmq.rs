@@ -10,7 +10,6 @@ use postrider::contract::fault::{Advice, Fault, FaultKind};
 use postrider::{Bus, Result};
 
 use super::Namespace;
-use crate::cases::Case;
 use crate::subject::Subject;
 
 /// Shards of the topic of the cases.
@@ -51,11 +50,6 @@ impl Subject for RabbitMq {
 
     fn failures(&self) -> Option<Arc<dyn FailureStore>> {
         Some(self.namespace.failures())
-    }
-
-    fn skip(&self, case: &Case) -> Option<String> {
-        let why = "open: in two of three runs the last messages did not come within a minute after members had come and gone";
-        (case.name == "d5_order_across_rebalance").then(|| why.to_owned())
     }
 
     fn clear(&self) -> Fut<'_, Result<()>> {

@@ -14,7 +14,7 @@
 mod shard;
 mod state;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -78,6 +78,20 @@ fn priority(member: u64, queue: &str) -> i32 {
     (fnv1a(&bytes) >> 33) as i32
 }
 
+/// Knows how many messages it keeps from others.
+pub(crate) trait Held: Send + Sync + std::fmt::Debug {
+    /// Delivered to this process and not settled.
+    fn held(&self) -> u64;
+}
+
+impl RabbitSource {
+    /// Counts what it holds, as long as it lives.
+    pub(crate) fn held(&self) -> Weak<dyn Held> {
+        let shared: Weak<Shared> = Arc::downgrade(&self.shared);
+        shared
+    }
+}
+
 impl LeaseSource for RabbitSource {
     fn next<'a>(&'a mut self, room: Credit) -> Fut<'a, Result<Vec<Leased>, Fault>> {
         Box::pin(async move {
@@ -124,7 +138,7 @@ struct RabbitSettler {
 }
 
 /// What is sent for one operation.
-enum Send {
+enum Sent {
     Ack(Channel),
     Requeue(Channel),
     /// It goes back with its channel.
@@ -133,38 +147,38 @@ enum Send {
 }
 
 impl RabbitSettler {
-    fn decide(&self, op: &SettleOp) -> Send {
+    fn decide(&self, op: &SettleOp) -> Sent {
         let Some(channel) = self.shared.channel_of(op.token.generation) else {
-            return Send::Refused(match self.shared.is_closed() {
+            return Sent::Refused(match self.shared.is_closed() {
                 true => closed(),
                 false => lease_lost(),
             });
         };
         match &op.settle {
-            Settle::Ack => Send::Ack(channel),
+            Settle::Ack => Sent::Ack(channel),
             Settle::Release if self.ordered => {
                 self.shared.release(op.token.generation);
-                Send::Kept
+                Sent::Kept
             }
-            Settle::Release => Send::Requeue(channel),
-            Settle::RetryAfter { .. } => Send::Refused(unsupported(
+            Settle::Release => Sent::Requeue(channel),
+            Settle::RetryAfter { .. } => Sent::Refused(unsupported(
                 Capability::DelayedRetry,
                 "RabbitMQ hands out nothing after a delay: hold the message",
             )),
-            Settle::DeadLetter(_) | Settle::Park(_) => Send::Refused(unsupported(
+            Settle::DeadLetter(_) | Settle::Park(_) => Sent::Refused(unsupported(
                 Capability::AtomicDeadLetter,
                 "RabbitMQ keeps no failures: record the failure, then acknowledge",
             )),
         }
     }
 
-    async fn settle_one(&self, sent: Send, op: SettleOp) -> Result<(), SettleError> {
+    async fn settle_one(&self, sent: Sent, op: SettleOp) -> Result<(), SettleError> {
         let (tag, generation) = (op.token.position, op.token.generation);
         let answer = match sent {
-            Send::Kept => return Ok(()),
-            Send::Refused(fault) => return Err(SettleError { fault, op }),
-            Send::Ack(channel) => channel.basic_ack(tag, BasicAckOptions::default()).await,
-            Send::Requeue(channel) => {
+            Sent::Kept => return Ok(()),
+            Sent::Refused(fault) => return Err(SettleError { fault, op }),
+            Sent::Ack(channel) => channel.basic_ack(tag, BasicAckOptions::default()).await,
+            Sent::Requeue(channel) => {
                 let options = BasicNackOptions {
                     requeue: true,
                     ..BasicNackOptions::default()

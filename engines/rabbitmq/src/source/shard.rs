@@ -51,9 +51,13 @@ impl ShardTask {
             if self.wait_while_idle(&mut stop).await {
                 return;
             }
-            let opened = tokio::select! {
-                opened = self.open() => opened,
+            let channel = tokio::select! {
+                channel = self.link.channel() => channel,
                 () = self.told_to_stop(&mut stop) => return,
+            };
+            let opened = match channel {
+                Ok(channel) => self.subscribe(channel).await,
+                Err(fault) => Err(fault),
             };
             let end = match opened {
                 Ok((channel, consumer)) => {
@@ -126,27 +130,34 @@ impl ShardTask {
         }
     }
 
-    async fn open(&self) -> Result<(Channel, Consumer), Fault> {
-        let what = format!("consuming {}", self.queue);
-        let channel = self.link.channel().await?;
+    /// Consumes the queue on this channel.
+    ///
+    /// CANCEL: must not be dropped before its end. A consumer that the server makes after nobody waits for it any more is active for ever: it
+    /// gets what nobody handles, until the connection ends.
+    async fn subscribe(&self, channel: Channel) -> Result<(Channel, Consumer), Fault> {
+        match self.consumer(&channel).await {
+            Ok(consumer) => Ok((channel, consumer)),
+            Err(error) => {
+                let closing = channel.close(200, "not consumed".into());
+                // A channel that is gone is closed.
+                let _ = timeout(CLOSE_MAX, closing).await;
+                Err(fault(&format!("consuming {}", self.queue), &error))
+            }
+        }
+    }
+
+    async fn consumer(&self, channel: &Channel) -> Result<Consumer, lapin::Error> {
         channel
             .basic_qos(PREFETCH, BasicQosOptions::default())
-            .await
-            .map_err(|error| fault(&what, &error))?;
+            .await?;
         let mut arguments = FieldTable::default();
         if let Some(priority) = self.priority {
             arguments.insert("x-priority".into(), AMQPValue::LongInt(priority));
         }
-        let consumer = channel
-            .basic_consume(
-                self.queue.clone(),
-                "".into(),
-                BasicConsumeOptions::default(),
-                arguments,
-            )
+        let (queue, options) = (self.queue.clone(), BasicConsumeOptions::default());
+        channel
+            .basic_consume(queue, "".into(), options, arguments)
             .await
-            .map_err(|error| fault(&what, &error))?;
-        Ok((channel, consumer))
     }
 
     async fn consume(&self, mut consumer: Consumer, stop: &mut watch::Receiver<bool>) -> End {

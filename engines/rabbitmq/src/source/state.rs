@@ -234,6 +234,21 @@ impl Shared {
     }
 }
 
+impl super::Held for Shared {
+    fn held(&self) -> u64 {
+        let state = self.state.lock();
+        let open = state.shards.iter().filter_map(|s| s.open.as_ref());
+        open.map(|o| u64::from(o.held) + o.buffer.len() as u64)
+            .sum()
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
 impl Open {
     /// Something was released, and nothing else is held.
     fn goes_back(&self) -> bool {

@@ -100,18 +100,32 @@ impl Space {
 
     /// How many messages are ready in a queue.
     pub async fn ready(&self, queue: &str) -> u32 {
+        self.look(&[queue.to_owned()]).await[0].message_count()
+    }
+
+    /// How many consumers the shards of a subscription have.
+    pub async fn consumers(&self, base: &str, shards: u16) -> u32 {
+        let queues: Vec<_> = (0..shards).map(|n| format!("{base}{n}")).collect();
+        let queues = self.look(&queues).await;
+        queues.iter().map(lapin::Queue::consumer_count).sum()
+    }
+
+    async fn look(&self, queues: &[String]) -> Vec<lapin::Queue> {
         let connecting = Connection::connect(&self.server, ConnectionProperties::default());
         let connection = connecting.await.unwrap();
         let channel = connection.create_channel().await.unwrap();
-        let options = lapin::options::QueueDeclareOptions {
-            passive: true,
-            ..Default::default()
-        };
-        let name = format!("{}:{queue}", self.prefix);
-        let declared = channel.queue_declare(name.into(), options, Default::default());
-        let queue = declared.await.unwrap();
+        let mut all = Vec::new();
+        for queue in queues {
+            let options = lapin::options::QueueDeclareOptions {
+                passive: true,
+                ..Default::default()
+            };
+            let name = format!("{}:{queue}", self.prefix);
+            let declared = channel.queue_declare(name.into(), options, Default::default());
+            all.push(declared.await.unwrap());
+        }
         connection.close(200, "bye".into()).await.unwrap();
-        queue.message_count()
+        all
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use postrider::contract::capability::Capability;
 use postrider::{Durability, Store};
 use tokio::sync::watch;
 
@@ -53,6 +54,7 @@ async fn look(services: &Services, intake_done: bool) -> Result<Progress, String
         retries: counts.retries.load(Ordering::Relaxed),
         redriven: counts.redriven.load(Ordering::Relaxed),
         duplicates: counts.duplicates.load(Ordering::Relaxed),
+        counts_all: services.bus.info().capabilities.is_native(Capability::Lag),
         ..Progress::default()
     };
     // ORDER: what waits is looked at before what has ended, so that an end is never seen without what it caused having been counted.

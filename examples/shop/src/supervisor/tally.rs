@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::Progress;
 
+/// How long a message may be on its way where the engine does not count those that are.
+const UNSEEN_MAX: Duration = Duration::from_secs(1);
+
 /// What is added up over all lives of the services.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -20,8 +23,8 @@ pub(super) struct Tally {
     last_end: Option<Instant>,
     /// Ended orders and handled messages of the last seconds.
     window: std::collections::VecDeque<(Instant, u64, u64)>,
-    /// The last report that was quiet, as (handled, ended).
-    quiet: Option<(u64, u64)>,
+    /// Since when reports are quiet with the same (handled, ended).
+    quiet: Option<(Instant, (u64, u64))>,
     is_quiet: bool,
 }
 
@@ -46,8 +49,14 @@ impl Tally {
         }
         let mark = (progress.handled, ended);
         let is_still = progress.waiting == 0 && progress.intake_done;
-        self.is_quiet = is_still && self.quiet == Some(mark);
-        self.quiet = is_still.then_some(mark);
+        let since = self.quiet.filter(|(_, last)| is_still && *last == mark);
+        let lasts = if progress.counts_all {
+            Duration::ZERO
+        } else {
+            UNSEEN_MAX
+        };
+        self.is_quiet = since.is_some_and(|(since, _)| now - since >= lasts);
+        self.quiet = is_still.then(|| since.unwrap_or((now, mark)));
         self.progress = progress;
     }
 
@@ -62,7 +71,8 @@ impl Tally {
         self.is_quiet = false;
     }
 
-    /// Whether two reports in a row had nothing that waits, the whole input placed, and nothing handled between them.
+    /// Whether two reports had nothing that waits, the whole input placed, and nothing handled between them; a second apart where the engine does
+    /// not count what is on its way.
     pub(super) const fn is_quiet(&self) -> bool {
         self.is_quiet
     }
@@ -118,6 +128,7 @@ mod tests {
             waiting,
             retries,
             intake_done: true,
+            counts_all: true,
             ..Progress::default()
         }
     }
@@ -152,6 +163,26 @@ mod tests {
         };
         tally.note(placing.clone(), now);
         tally.note(placing, now);
+        assert!(!tally.is_quiet());
+    }
+
+    #[test]
+    fn where_the_engine_does_not_count_what_is_on_its_way_it_must_be_still_for_a_while() {
+        let begin = Instant::now();
+        let mut tally = Tally::default();
+        let unsure = Progress {
+            counts_all: false,
+            ..report(2, 0, 0)
+        };
+        for (ms, quiet) in [(0, false), (500, false), (1000, true)] {
+            tally.note(unsure.clone(), begin + Duration::from_millis(ms));
+            assert_eq!(tally.is_quiet(), quiet, "after {ms} ms");
+        }
+        let moved = Progress {
+            handled: 1,
+            ..unsure
+        };
+        tally.note(moved, begin + Duration::from_secs(2));
         assert!(!tally.is_quiet());
     }
 

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postrider_core::code::Code;
 use postrider_core::engine::Engine as _;
@@ -388,6 +388,66 @@ async fn unordered_members_compete_and_what_is_released_comes_again() {
             .iter()
             .all(Result::is_ok)
     );
+    drop(source);
+    space.clear(&wanted).await;
+}
+
+#[tokio::test]
+async fn a_source_that_closes_while_it_opens_leaves_no_consumer_behind() {
+    const ID: &str = "inventory@topic:shop.order";
+    let Some(space) = space(8) else { return };
+    let engine = space.engine().await;
+    let wanted = topology(ID, true);
+    create(&engine, &wanted).await;
+    // Dropped ever later while it opens: eight queues on eight channels take some milliseconds.
+    for round in 0..100 {
+        let source = open(&engine, ID, round, true).await;
+        let opened = Instant::now();
+        while opened.elapsed() < Duration::from_micros(200) * (round as u32 % 50) {
+            tokio::task::yield_now().await;
+        }
+        drop(source);
+    }
+    let none_left = async {
+        while space.consumers(&format!("{ID}#"), 8).await > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let left = tokio::time::timeout(SOON, none_left).await;
+    assert!(left.is_ok(), "a consumer that nobody reads has a queue");
+    space.clear(&wanted).await;
+}
+
+#[tokio::test]
+async fn depth_counts_what_is_ready_and_what_this_process_holds() {
+    const ID: &str = "inventory@topic:shop.order";
+    let Some(space) = space(2) else { return };
+    let engine = space.engine().await;
+    let admin = engine.admin().unwrap();
+    let unknown = admin.depth(&id(ID)).await.unwrap_err();
+    assert_eq!(unknown.kind, FaultKind::NotFound);
+    let wanted = topology(ID, true);
+    create(&engine, &wanted).await;
+    let publisher = engine.publisher().await.unwrap();
+    let messages = (0..10).map(|n| message("topic:shop.order", &format!("k{n}"), 0));
+    for result in publish(&*publisher, messages.collect()).await {
+        result.unwrap();
+    }
+    let depth = admin.depth(&id(ID)).await.unwrap();
+    assert_eq!((depth.depth, depth.in_flight), (10, 0));
+    let mut source = open(&engine, ID, 1, true).await;
+    let taken = take(&mut *source, 10).await;
+    let depth = admin.depth(&id(ID)).await.unwrap();
+    assert_eq!((depth.depth, depth.in_flight), (10, 10));
+    let tokens = taken.into_iter().take(4).map(|l| l.token);
+    for result in settle(&*source.settler(), tokens, || Settle::Ack).await {
+        result.unwrap();
+    }
+    let depth = admin.depth(&id(ID)).await.unwrap();
+    assert_eq!((depth.depth, depth.in_flight), (6, 6));
+    let known = admin.destinations().await.unwrap();
+    assert_eq!(known.len(), 1);
+    assert_eq!(known[0].subscriptions, [id(ID)]);
     drop(source);
     space.clear(&wanted).await;
 }
