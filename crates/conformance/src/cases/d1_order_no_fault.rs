@@ -3,8 +3,8 @@
 
 use postrider::millis;
 
-use super::{SOON, counted};
-use crate::history::{Anomaly, Repeats, handled, in_order, nothing_lost};
+use super::{counted, ended};
+use crate::history::{Anomaly, Repeats};
 use crate::member::{Stage, keys, publish};
 use crate::subject::Subject;
 use crate::verdict::Findings;
@@ -21,17 +21,6 @@ pub(super) async fn run(subject: &dyn Subject) -> Result<Findings, Anomaly> {
     }
     let keys = keys(KEYS);
     publish(&members[0].bus, &keys, 0..PER_KEY).await?;
-    let all = (KEYS * PER_KEY) as usize;
-    let history = &stage.history;
-    history
-        .until("the last message", SOON, |e| handled(e) == all)
-        .await?;
-    for member in members {
-        member.stop().await;
-    }
-    let events = history.events();
-    let published: Vec<_> = keys.into_iter().map(|key| (key, PER_KEY)).collect();
-    nothing_lost(&events, &published)?;
-    in_order(&events, Repeats::None)?;
+    let events = ended(&stage, members, keys, PER_KEY, Repeats::None).await?;
     Ok(counted(&events))
 }

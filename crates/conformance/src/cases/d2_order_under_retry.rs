@@ -7,8 +7,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use postrider::{HandlerError, millis};
 
-use super::{SOON, counted};
-use crate::history::{Anomaly, Repeats, What, handled, in_order, nothing_lost};
+use super::{counted, ended};
+use crate::history::{Anomaly, Repeats, What};
 use crate::member::{Stage, keys, publish, work};
 use crate::subject::Subject;
 use crate::verdict::Findings;
@@ -38,18 +38,7 @@ pub(super) async fn run(subject: &dyn Subject) -> Result<Findings, Anomaly> {
     ];
     let keys = keys(KEYS);
     publish(&members[0].bus, &keys, 0..PER_KEY).await?;
-    let all = (KEYS * PER_KEY) as usize;
-    let history = &stage.history;
-    history
-        .until("the last message", SOON, |e| handled(e) == all)
-        .await?;
-    for member in members {
-        member.stop().await;
-    }
-    let events = history.events();
-    let published: Vec<_> = keys.into_iter().map(|key| (key, PER_KEY)).collect();
-    nothing_lost(&events, &published)?;
-    in_order(&events, Repeats::None)?;
+    let events = ended(&stage, members, keys, PER_KEY, Repeats::None).await?;
     let failures = events.iter().filter(|e| e.what == What::Failed).count() as u32;
     let expected = KEYS * (PER_KEY / 10) * FAILURES;
     if failures != expected {

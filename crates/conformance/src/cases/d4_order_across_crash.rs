@@ -3,8 +3,8 @@
 
 use postrider::millis;
 
-use super::{SOON, counted};
-use crate::history::{Anomaly, Repeats, handled, in_order, nothing_lost};
+use super::{SOON, counted, ended};
+use crate::history::{Anomaly, Repeats, handled};
 use crate::member::{Stage, keys, publish};
 use crate::subject::Subject;
 use crate::verdict::Findings;
@@ -32,15 +32,6 @@ pub(super) async fn run(subject: &dyn Subject) -> Result<Findings, Anomaly> {
         members.remove(0).crash();
         members.push(stage.start(subject, "reader").await?);
     }
-    history
-        .until("the last message", SOON, |e| handled(e) == all)
-        .await?;
-    for member in members {
-        member.stop().await;
-    }
-    let events = history.events();
-    let published: Vec<_> = keys.into_iter().map(|key| (key, PER_KEY)).collect();
-    nothing_lost(&events, &published)?;
-    in_order(&events, Repeats::OfSuffix)?;
+    let events = ended(&stage, members, keys, PER_KEY, Repeats::OfSuffix).await?;
     Ok(counted(&events).with("crashes", CRASHES as u64))
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use postrider::millis;
 
-use super::{SOON, counted};
-use crate::history::{Anomaly, Repeats, handled, in_order, nothing_lost};
+use super::{SOON, counted, ended};
+use crate::history::{Anomaly, Repeats, handled};
 use crate::member::{Stage, keys, publish};
 use crate::subject::Subject;
 use crate::verdict::Findings;
@@ -45,17 +45,7 @@ pub(super) async fn run(subject: &dyn Subject) -> Result<Findings, Anomaly> {
             None => {}
         }
     }
-    let all = (KEYS * PER_KEY) as usize;
-    history
-        .until("the last message", SOON, |e| handled(e) == all)
-        .await?;
-    for member in members {
-        member.stop().await;
-    }
-    let events = history.events();
-    let published: Vec<_> = keys.into_iter().map(|key| (key, PER_KEY)).collect();
-    nothing_lost(&events, &published)?;
-    in_order(&events, Repeats::OfSuffix)?;
+    let events = ended(&stage, members, keys, PER_KEY, Repeats::OfSuffix).await?;
     let worked: BTreeSet<u32> = events.iter().map(|e| e.member).collect();
     Ok(counted(&events)
         .with("moves", MOVES.len() as u64)

@@ -11,7 +11,8 @@ mod d5_order_across_rebalance;
 
 use std::time::{Duration, Instant};
 
-use crate::member::Told;
+use crate::history::{Anomaly, Event, Repeats, handled, in_order, nothing_lost};
+use crate::member::{Member, Stage, Told};
 use crate::subject::Subject;
 use crate::verdict::{Findings, Verdict};
 
@@ -108,9 +109,32 @@ fn failed(what: String) -> Verdict {
     Verdict::Failed { what }
 }
 
+/// Waits until `per_key` messages of each of these keys are handled and stops the members. Nothing was lost, and the order of each key was kept.
+async fn ended(
+    stage: &Stage,
+    members: impl IntoIterator<Item = Member>,
+    keys: Vec<String>,
+    per_key: u32,
+    repeats: Repeats,
+) -> Result<Vec<Event>, Anomaly> {
+    let all = keys.len() * per_key as usize;
+    let history = &stage.history;
+    history
+        .until("the last message", SOON, |e| handled(e) == all)
+        .await?;
+    for member in members {
+        member.stop().await;
+    }
+    let events = history.events();
+    let published: Vec<_> = keys.into_iter().map(|key| (key, per_key)).collect();
+    nothing_lost(&events, &published)?;
+    in_order(&events, repeats)?;
+    Ok(events)
+}
+
 /// What every case of order counts.
-fn counted(events: &[crate::Event]) -> Findings {
+fn counted(events: &[Event]) -> Findings {
     Findings::default()
-        .with("handled", crate::history::handled(events) as u64)
+        .with("handled", handled(events) as u64)
         .with("duplicates", crate::history::duplicates(events))
 }
