@@ -18,18 +18,18 @@ pub trait Connect: Sized {
     /// | `embedded:DIR` | durable, in this process, in that directory (`embedded:./data`, `embedded:///var/lib/shop`) |
     /// | `memory:` | the same engine on a memory disk: gone with the process |
     /// | `amqp://USER:PASSWORD@HOST:PORT/VHOST` | RabbitMQ 4.0 or later; `amqps` for TLS |
-    /// | `kafka://HOST:PORT,…` | Apache Kafka, in the clear; with the feature `kafka` |
+    /// | `kafka://HOST:PORT,…` | Apache Kafka, in the clear |
     ///
     /// | option | of | means | default |
     /// |---|---|---|---|
-    /// | `durability` | `embedded` | `flushed`, `interval`, `os` or `memory`: what a confirmed publish survives | `flushed` |
-    /// | `message_bytes_max` | both | the largest message, encoded | 16 MiB |
+    /// | `durability` | `embedded` | `flushed`, `interval`, `os` or `memory`: what a confirmed publish survives, for topics that are made with it | `flushed` |
+    /// | `message_bytes_max` | `embedded`, `memory` | the largest message, encoded | 16 MiB |
+    /// | `disk_bytes_max` | `embedded` | the most that the log may take on the disk, in bytes: at least eight of the largest messages. Publishers get `PR-1021` where it is reached | no limit |
     /// | `shards` | `amqp` | queues of an ordered subscription: fixed for a topic, and the same for all who use it | 8 |
     /// | `prefix` | `amqp` | what the names of exchanges and queues begin with | `postrider` |
     /// | `hold_max_s` | `amqp` | the server's consumer timeout, in seconds | 1800 |
     /// | `message_bytes_max` | `amqp` | the server's largest message | 16 MiB |
     /// | `heartbeat_s` | `amqp` | seconds between heartbeats | 10 |
-    /// | `disk_bytes_max` | `embedded` | the most that the log may take on the disk, in bytes: at least eight of the largest messages. Publishers get `PR-1021` where it is reached | no limit |
     /// | `prefix` | `kafka` | what topics and groups begin with | nothing |
     /// | `partitions` | `kafka` | partitions of a topic that is created: the most members that work at once | 8 |
     /// | `replication` | `kafka` | copies of a topic that is created | as the broker says |
@@ -39,7 +39,7 @@ pub trait Connect: Sized {
     /// Cancel safety: a directory that was being opened is closed again.
     ///
     /// # Errors
-    /// `PR-1101`: no engine of that scheme in this program; `PR-1102`: the URL cannot be read; what the engine says.
+    /// `PR-1101`: no engine of that scheme in this program; `PR-1102`: the URL cannot be read; `PR-1103`: its options contradict each other; what the engine says.
     fn connect(url: &str) -> impl Future<Output = Result<Self>> + Send;
 
     /// As [`Connect::connect`], with options.

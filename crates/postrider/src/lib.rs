@@ -28,6 +28,7 @@
 //! | `embedded` | `embedded:DIR` and `memory:` | yes |
 //! | `admin` | the admin API on `DIR/admin.sock` | yes |
 //! | `kafka` | `kafka://…`: Apache Kafka; needs a C and a C++ compiler and make | no |
+//! | `rabbitmq` | `amqp://…` and `amqps://…`: RabbitMQ; needs a C compiler | no |
 //! | `sqlite` | the store `Sqlite`; needs a C compiler | no |
 
 mod connect;
