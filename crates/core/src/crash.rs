@@ -2,17 +2,22 @@
 //!
 //! Only messages that were *handed out before* are watched: each is noted before its handler starts, and the note goes when its handler ends, however
 //! that is. So a note that another process finds says that the message was in a handler, or waited for its turn, when that process died. From
-//! [`SUSPECT_DEATHS`] deaths on a message is a *suspect*: suspects are handled one at a time, after the process has lived for a while without any,
-//! and at [`CONDEMNED_DEATHS`] one is set aside. Why these rules: `docs/decisions/0010-who-killed-the-process.md`.
+//! [`SUSPECT_DEATHS`] deaths on a message is a *suspect*: suspects are tried after the process has lived for a while without any, those with fewer than
+//! [`ALONE_DEATHS`] in groups, the others one at a time, and at [`CONDEMNED_DEATHS`] one is set aside. Why these rules:
+//! `docs/decisions/0010-who-killed-the-process.md`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::id::{InstanceId, MessageId};
 
-/// Deaths in a row with a message in a handler from which on it is a suspect: handled only while no other suspect is.
+/// Deaths in a row with a message in a handler from which on it is a suspect: tried with few others, and not at once.
 pub const SUSPECT_DEATHS: u32 = 2;
-/// Deaths at which a message is set aside as `crash_loop`: [`SUSPECT_DEATHS`] and three more, at each of which it was the only suspect in a handler.
-pub const CONDEMNED_DEATHS: u32 = SUSPECT_DEATHS + 3;
+/// Deaths from which on a suspect is tried alone: it was in a group of suspects that died.
+pub const ALONE_DEATHS: u32 = SUSPECT_DEATHS + 1;
+/// Deaths at which a message is set aside as `crash_loop`: [`ALONE_DEATHS`] and three more, at each of which it was the only suspect in a handler.
+pub const CONDEMNED_DEATHS: u32 = ALONE_DEATHS + 3;
+/// Suspects in handlers of one process at once at most.
+pub const GROUP_MAX: usize = 16;
 /// Messages of a subscription that are watched at once at most; of more, the oldest is forgotten.
 pub const WATCHED_MAX: usize = 1024;
 /// Processes that died of a suspect and are remembered at most.
@@ -48,10 +53,16 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// It is handled only while no other suspect is.
+    /// It is tried: later than the rest, with few others.
     #[must_use]
     pub const fn is_suspect(&self) -> bool {
         self.deaths >= SUSPECT_DEATHS
+    }
+
+    /// It is tried while no other suspect is in a handler.
+    #[must_use]
+    pub const fn is_tried_alone(&self) -> bool {
+        self.deaths >= ALONE_DEATHS
     }
 
     /// It is set aside.
@@ -66,8 +77,8 @@ impl Watched {
 pub enum Change {
     /// It is about to be handled, unless it turns out to be a suspect: then it waits. Counts a death where another process had it in a handler.
     Begin,
-    /// A suspect is about to be handled, with no other.
-    Alone,
+    /// A suspect is about to be handled.
+    Try,
     /// It has been in a handler for this long, in milliseconds.
     Ran(u64),
     /// Its handler ended, or it was set aside: it is watched no more.
@@ -114,7 +125,7 @@ impl CrashState {
                 let watched = self.begun(note, id, found);
                 self.watched.push(watched);
             }
-            Change::Alone => {
+            Change::Try => {
                 if let Some(index) = mine {
                     self.watched[index].running = true;
                 }
@@ -230,7 +241,7 @@ mod tests {
             note(&mut state, life, &[(1, Change::Begin), (2, Change::Begin)]);
         }
         assert_eq!((deaths(&state, 1), deaths(&state, 2)), (Some(2), Some(2)));
-        note(&mut state, 3, &[(1, Change::Alone)]);
+        note(&mut state, 3, &[(1, Change::Try)]);
         // The third died with 1 alone: that says nothing about 2, whoever asks first.
         note(&mut state, 4, &[(2, Change::Begin), (1, Change::Begin)]);
         assert_eq!((deaths(&state, 1), deaths(&state, 2)), (Some(3), Some(2)));
@@ -246,7 +257,7 @@ mod tests {
         for life in 1..=3 {
             note(&mut state, life, &[(1, Change::Begin)]);
         }
-        note(&mut state, 3, &[(1, Change::Alone)]);
+        note(&mut state, 3, &[(1, Change::Try)]);
         note(&mut state, 4, &[(1, Change::Begin)]);
         let begin = |life, explained: &[u64]| CrashNote {
             life: InstanceId(life),
@@ -263,7 +274,7 @@ mod tests {
     fn what_was_given_back_keeps_what_is_known_of_it() {
         let mut state = CrashState::default();
         for life in 1..=4 {
-            note(&mut state, life, &[(1, Change::Begin), (1, Change::Alone)]);
+            note(&mut state, life, &[(1, Change::Begin), (1, Change::Try)]);
         }
         note(&mut state, 4, &[(1, Change::PutBack), (2, Change::PutBack)]);
         note(&mut state, 5, &[(1, Change::Begin), (1, Change::Ran(700))]);

@@ -5,13 +5,14 @@
 //! `docs/decisions/0010-who-killed-the-process.md`; what is stored in [`postrider_core::crash`].
 //!
 //! A *suspect* (it was in a handler at two deaths in a row) waits until this process has lived for [`CALM_FACTOR`] times as long as the suspect was
-//! ever seen in a handler, and while another suspect of any subscription is in one.
+//! ever seen in a handler. Then suspects are tried in groups of [`GROUP_MAX`] over all subscriptions; one that was in a group that died is tried alone,
+//! and before the next group.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use postrider_core::clock::Mono;
-use postrider_core::crash::{Change, CrashState, Watched};
+use postrider_core::crash::{Change, CrashState, GROUP_MAX, Watched};
 use postrider_core::id::{InstanceId, MessageId};
 use postrider_core::name::SubscriptionId;
 
@@ -24,8 +25,12 @@ pub const CALM_FACTOR: u32 = 4;
 pub const RAN_MIN: Duration = Duration::from_millis(250);
 /// The longest calm that is waited for.
 pub const CALM_MAX: Duration = Duration::from_secs(600);
-/// How soon a suspect asks again while another is in a handler.
-pub const TURN_WAIT: Duration = Duration::from_millis(100);
+/// How soon a suspect asks again while others are in handlers. Where many wait they are spread: about a group of them asks in each such time.
+pub const TURN_WAIT: Duration = Duration::from_millis(20);
+/// The longest wait for a turn between two questions.
+pub const TURN_WAIT_MAX: Duration = Duration::from_secs(2);
+/// While nobody's try ends, the questions become rarer: one in this share of the time since the last change.
+const STILL_SHARE: u32 = 8;
 
 /// What becomes of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +44,15 @@ pub enum Asked {
 /// Whose message it is.
 type Whose = (SubscriptionId, MessageId);
 
+/// A suspect in this process.
+#[derive(Debug)]
+struct Suspect {
+    member: InstanceId,
+    watched: Watched,
+    /// In a handler, or about to be; else it waits.
+    tried: bool,
+}
+
 /// What the subscriptions of one process know of crashes. One per process; not shared by itself.
 #[derive(Debug)]
 pub struct Suspects {
@@ -48,9 +62,16 @@ pub struct Suspects {
     /// Processes that died while a suspect was in a handler, as far as the subscriptions that were opened know.
     explained: Vec<InstanceId>,
     /// Suspects in this process that wait or are tried. Bounded by the windows.
-    known: HashMap<Whose, Watched>,
-    /// The suspect that is in a handler, and the member that has it.
-    trying: Option<(Whose, InstanceId)>,
+    known: HashMap<Whose, Suspect>,
+    /// How many of them are tried, and whether it is one alone.
+    tried: usize,
+    alone: bool,
+    /// Suspects that are to be tried alone and wait: when each asks again. No group grows while one is about to.
+    alone_at: HashMap<Whose, Mono>,
+    /// When a try began or ended last.
+    changed: Mono,
+    /// Spreads those who wait.
+    turns: u32,
 }
 
 impl Suspects {
@@ -62,7 +83,11 @@ impl Suspects {
             born: None,
             explained: Vec::new(),
             known: HashMap::new(),
-            trying: None,
+            tried: 0,
+            alone: false,
+            alone_at: HashMap::new(),
+            changed: Mono(Duration::ZERO),
+            turns: 0,
         }
     }
 
@@ -116,17 +141,19 @@ impl Suspects {
         state: &CrashState,
     ) -> Asked {
         let whose = (whose.clone(), id);
-        let is_tried = self
-            .trying
-            .as_ref()
-            .is_some_and(|(tried, _)| *tried == whose);
+        let is_tried = self.known.get(&whose).is_some_and(|s| s.tried);
         let suspect = state.of(id).filter(|w| w.is_suspect());
         match suspect {
             // Where the store dropped it, there is nothing against it.
             None => Asked::Tell(Verdict::Go),
             Some(_) if is_tried => Asked::Tell(Verdict::Go),
             Some(watched) => {
-                self.known.insert(whose.clone(), watched.clone());
+                let suspect = Suspect {
+                    member,
+                    watched: watched.clone(),
+                    tried: false,
+                };
+                self.known.insert(whose.clone(), suspect);
                 self.turn(now, whose, member)
             }
         }
@@ -134,40 +161,89 @@ impl Suspects {
 
     /// A suspect's turn: condemned, tried now, or later.
     fn turn(&mut self, now: Mono, whose: Whose, member: InstanceId) -> Asked {
-        let watched = &self.known[&whose];
-        if watched.is_condemned() {
+        let suspect = &self.known[&whose];
+        if suspect.watched.is_condemned() {
             return Asked::Tell(Verdict::Condemned);
         }
+        let alone = suspect.watched.is_tried_alone();
+        let calm = calm(&suspect.watched);
         let lived = now.since(self.born.unwrap_or(now));
-        let calm = calm(watched);
-        if lived < calm {
-            return Asked::Tell(Verdict::Hold(calm - lived));
-        }
-        match &self.trying {
-            Some((tried, by)) if *tried != whose || *by != member => {
-                Asked::Tell(Verdict::Hold(TURN_WAIT))
+        let may = match suspect {
+            Suspect { tried: true, .. } if suspect.member == member => {
+                return Asked::Note(Change::Try);
             }
-            _ => {
-                self.trying = Some((whose, member));
-                Asked::Note(Change::Alone)
-            }
+            // Another member has it: by its lease it will not for long.
+            Suspect { tried: true, .. } => false,
+            _ if alone => self.tried == 0,
+            _ => self.tried < GROUP_MAX && !self.alone && !self.is_kept(now),
+        };
+        if lived >= calm && may {
+            self.begin(now, &whose, member, alone);
+            return Asked::Note(Change::Try);
         }
+        let wait = if lived < calm {
+            calm - lived
+        } else {
+            self.wait(now, alone)
+        };
+        if alone {
+            self.alone_at.insert(whose, now.plus(wait));
+        }
+        Asked::Tell(Verdict::Hold(wait))
+    }
+
+    fn begin(&mut self, now: Mono, whose: &Whose, member: InstanceId, alone: bool) {
+        if let Some(suspect) = self.known.get_mut(whose) {
+            suspect.tried = true;
+            suspect.member = member;
+        }
+        self.alone_at.remove(whose);
+        self.tried += 1;
+        self.alone = alone;
+        self.changed = now;
+    }
+
+    /// Whether the next turn is kept for one that is tried alone, and asks now or soon.
+    fn is_kept(&self, now: Mono) -> bool {
+        // One that does not come is not waited for.
+        let due = |at: &Mono| at.since(now) <= TURN_WAIT && now.since(*at) <= TURN_WAIT * 5;
+        self.alone_at.values().any(due)
+    }
+
+    /// How long until a suspect that must wait for others asks again.
+    fn wait(&mut self, now: Mono, alone: bool) -> Duration {
+        let waiting = if alone {
+            self.alone_at.len()
+        } else {
+            let others = self.tried + self.alone_at.len();
+            self.known.len().saturating_sub(others) / GROUP_MAX
+        };
+        let spread = u32::try_from(waiting).unwrap_or(u32::MAX).max(1);
+        self.turns = self.turns.wrapping_add(1);
+        let wait = TURN_WAIT.saturating_mul(1 + self.turns % spread);
+        let still = if self.tried > 0 {
+            now.since(self.changed) / STILL_SHARE
+        } else {
+            Duration::ZERO
+        };
+        wait.max(still).min(TURN_WAIT_MAX)
     }
 
     /// A message that was asked for is out of its handler, was set aside, or was given back. Gives what is to be stored.
     pub fn gone(
         &mut self,
+        now: Mono,
         whose: &SubscriptionId,
         member: InstanceId,
         id: MessageId,
         ended: bool,
     ) -> Change {
         let whose = (whose.clone(), id);
-        let trying = self.trying.as_ref();
-        if trying.is_some_and(|(tried, by)| *tried == whose && *by == member) {
-            self.trying = None;
+        // What another member tries is its own.
+        let mine = |s: &Suspect| !s.tried || s.member == member;
+        if self.known.get(&whose).is_some_and(mine) {
+            self.forget(now, &whose);
         }
-        self.known.remove(&whose);
         if ended {
             Change::Ended
         } else {
@@ -175,15 +251,21 @@ impl Suspects {
         }
     }
 
+    fn forget(&mut self, now: Mono, whose: &Whose) {
+        self.alone_at.remove(whose);
+        if self.known.remove(whose).is_some_and(|s| s.tried) {
+            self.tried -= 1;
+            self.alone = false;
+            self.changed = now;
+        }
+    }
+
     /// A member is gone, with whatever it had.
     pub fn closed(&mut self, whose: &SubscriptionId, member: InstanceId) {
-        let mine = |tried: &Whose, by: &InstanceId| tried.0 == *whose && *by == member;
-        if self
-            .trying
-            .as_ref()
-            .is_some_and(|(tried, by)| mine(tried, by))
-        {
-            self.trying = None;
+        let mine = |(of, s): &(&Whose, &Suspect)| of.0 == *whose && s.member == member;
+        let had = self.known.iter().filter(mine).map(|(of, _)| of.clone());
+        for whose in had.collect::<Vec<_>>() {
+            self.forget(self.changed, &whose);
         }
     }
 }
@@ -244,10 +326,10 @@ mod tests {
             }
         }
 
-        fn ends(&mut self, name: &str) {
+        fn ends(&mut self, now: u64, name: &str) {
             let change = self
                 .suspects
-                .gone(&whose("shipping"), MEMBER, id(name), true);
+                .gone(at(now), &whose("shipping"), MEMBER, id(name), true);
             self.store(name, change);
         }
 
@@ -264,41 +346,184 @@ mod tests {
         Verdict::Hold(Duration::from_millis(ms))
     }
 
-    /// Everything that came back is asked for at once and again while the process lives; a poison kills it at once.
-    #[test]
-    fn two_poisons_among_others_are_condemned_within_bounds() {
-        let mut stored = CrashState::default();
-        let names = ["a", "p", "b", "q", "c"];
-        let mut left: Vec<&str> = names.to_vec();
-        let mut deaths = 0;
-        for life in 0.. {
-            let mut process = Process::start(life, &mut stored);
-            let mut died = false;
-            'life: for now in (0..5000).step_by(100) {
-                for name in left.clone() {
-                    match process.ask(now, name) {
-                        Verdict::Go if ["p", "q"].contains(&name) => {
-                            died = true;
-                            break 'life;
-                        }
-                        Verdict::Go | Verdict::Condemned => {
-                            process.ends(name);
-                            left.retain(|n| *n != name);
-                        }
-                        Verdict::Hold(_) => {}
-                    }
-                }
-            }
-            deaths += u32::from(died);
-            if left.is_empty() {
-                break;
+    /// So many messages were in a handler at this many deaths.
+    fn known(names: &[String], deaths: u32) -> CrashState {
+        let watched = names.iter().map(|name| Watched {
+            id: id(name),
+            deaths,
+            life: None,
+            running: false,
+            ran_ms: 0,
+        });
+        CrashState {
+            watched: watched.collect(),
+            explained: Vec::new(),
+        }
+    }
+
+    fn names(kind: &str, count: usize) -> Vec<String> {
+        (0..count).map(|n| format!("{kind}{n}")).collect()
+    }
+
+    /// A service whose messages all came back: each is asked for when it may be, and handled for 20 ms.
+    struct Service {
+        stored: CrashState,
+        lives: u64,
+        left: Vec<String>,
+        condemned: Vec<String>,
+        deaths: u32,
+        /// When the last life ended, and how long all of them were: milliseconds.
+        lived: u64,
+        in_all: u64,
+    }
+
+    const HANDLER_MS: u64 = 20;
+
+    impl Service {
+        fn new(left: Vec<String>, stored: CrashState) -> Self {
+            Self {
+                stored,
+                lives: 0,
+                left,
+                condemned: Vec::new(),
+                deaths: 0,
+                lived: 0,
+                in_all: 0,
             }
         }
-        assert!(deaths <= 10, "{deaths} deaths");
+
+        /// One life: until a message of `p…` kills it, somebody does from outside, or nothing is left.
+        fn live(&mut self, killed_at: u64) {
+            self.lives += 1;
+            let mut next: HashMap<String, u64> = self.left.iter().map(|n| (n.clone(), 0)).collect();
+            let mut running: HashMap<String, u64> = HashMap::new();
+            let mut process = Process::start(self.lives, &mut self.stored);
+            self.lived = killed_at;
+            for now in (0..killed_at).step_by(5) {
+                let ended = running.extract_if(|_, until| *until <= now);
+                for (name, _) in ended.collect::<Vec<_>>() {
+                    process.ends(now, &name);
+                    self.left.retain(|n| *n != name);
+                }
+                let mut due: Vec<String> = next
+                    .extract_if(|_, at| *at <= now)
+                    .map(|(n, _)| n)
+                    .collect();
+                due.sort();
+                for name in due {
+                    match process.ask(now, &name) {
+                        Verdict::Go => {
+                            let deaths = process.stored.of(id(&name)).map_or(0, |w| w.deaths);
+                            running.insert(name.clone(), now + HANDLER_MS);
+                            process.check(&running);
+                            if name.starts_with('p') {
+                                assert!(deaths < postrider_core::crash::CONDEMNED_DEATHS);
+                                self.lived = now;
+                                self.in_all += now;
+                                self.deaths += 1;
+                                return;
+                            }
+                        }
+                        Verdict::Condemned => {
+                            process.ends(now, &name);
+                            self.left.retain(|n| *n != name);
+                            self.condemned.push(name);
+                        }
+                        Verdict::Hold(wait) => {
+                            next.insert(name, now + wait.as_millis() as u64);
+                        }
+                    }
+                }
+                if self.left.is_empty() {
+                    self.lived = now;
+                    break;
+                }
+            }
+            self.in_all += self.lived;
+        }
+    }
+
+    impl Process<'_> {
+        /// No more suspects than a group, and one that goes alone is alone.
+        fn check(&self, running: &HashMap<String, u64>) {
+            let of = |name: &String| self.stored.of(id(name)).filter(|w| w.is_suspect());
+            let tried: Vec<&Watched> = running.keys().filter_map(of).collect();
+            assert!(tried.len() <= GROUP_MAX, "{} at once", tried.len());
+            let alone = tried.iter().any(|w| w.is_tried_alone());
+            assert!(!alone || tried.len() == 1, "{tried:?}");
+        }
+    }
+
+    /// What the decision says: two until it is a suspect, one in a group, three alone.
+    #[test]
+    fn a_poison_among_many_is_condemned_after_six_deaths_and_nobody_else() {
+        let mut all = names("a", 100);
+        all.push("p".to_owned());
+        let mut service = Service::new(all, CrashState::default());
+        while !service.left.is_empty() {
+            service.live(60_000);
+        }
+        assert_eq!(service.condemned, ["p"]);
+        assert_eq!(service.deaths, 6);
+        // Four lives begin with a calm of a second, and a hundred are tried meanwhile.
+        assert!(service.in_all < 8000, "{} ms", service.in_all);
     }
 
     #[test]
-    fn a_suspect_is_tried_after_a_calm_and_with_no_other() {
+    fn three_poisons_in_one_group_are_condemned_and_nobody_else() {
+        let mut all = names("a", 40);
+        all.extend(names("p", 3));
+        let mut service = Service::new(all, CrashState::default());
+        while !service.left.is_empty() {
+            service.live(60_000);
+        }
+        service.condemned.sort();
+        assert_eq!(service.condemned, names("p", 3));
+        assert!(service.deaths <= 18, "{} deaths", service.deaths);
+    }
+
+    #[test]
+    fn a_thousand_suspects_are_through_in_seconds() {
+        let all = names("a", 1000);
+        let mut service = Service::new(all.clone(), known(&all, 2));
+        service.live(60_000);
+        assert_eq!(service.left, Vec::<String>::new());
+        assert!(service.lived < 5000, "{} ms", service.lived);
+    }
+
+    /// Lives of all lengths around the calm, and a poison among them: what stood beside it is not condemned.
+    #[test]
+    fn a_storm_of_kills_condemns_nobody_and_is_over_soon_after() {
+        for seed in 0..12 {
+            let mut rng = postrider_core::clock::SplitMix64::new(seed);
+            let all = names("a", 150);
+            let mut service = Service::new(all.clone(), known(&all, 2));
+            for _ in 0..60 {
+                service.live(rng.below(200 + 200 * seed));
+                // What ended is replaced: the same load, whatever was handled.
+                for name in all.iter().filter(|_| rng.below(100) < 30) {
+                    if !service.left.contains(name) {
+                        service.left.push(name.clone());
+                    }
+                }
+            }
+            let poisoned = seed % 2 == 1;
+            if poisoned {
+                service.left.push("p".to_owned());
+            }
+            while !service.left.is_empty() {
+                service.live(60_000);
+            }
+            let must: &[String] = if poisoned { &["p".to_owned()] } else { &[] };
+            assert_eq!(service.condemned, must, "seed {seed}");
+            assert_eq!(service.deaths, if poisoned { 6 } else { 0 }, "seed {seed}");
+            let took = service.lived;
+            assert!(took < 9000, "seed {seed}: {took} ms in the last life");
+        }
+    }
+
+    #[test]
+    fn suspects_are_tried_after_a_calm_and_together() {
         let mut stored = CrashState::default();
         for life in 0..2 {
             let mut process = Process::start(life, &mut stored);
@@ -310,12 +535,51 @@ mod tests {
         assert_eq!(process.ask(400, "b"), hold(600));
         assert_eq!(process.ask(500, "c"), Verdict::Go, "it is no suspect");
         assert_eq!(process.ask(1000, "a"), Verdict::Go);
-        assert_eq!(process.ask(1000, "b"), hold(100));
-        process.ends("a");
-        assert_eq!(process.ask(1100, "b"), Verdict::Go);
-        process.ends("b");
-        process.ends("c");
+        assert_eq!(process.ask(1000, "b"), Verdict::Go);
+        for name in ["a", "b", "c"] {
+            process.ends(1000, name);
+        }
         assert_eq!(stored, CrashState::default());
+    }
+
+    #[test]
+    fn who_was_in_a_group_that_died_is_tried_alone_and_before_the_next_group() {
+        let (old, new) = (names("a", 2), names("b", 20));
+        let mut stored = known(&old, 3);
+        stored.watched.extend(known(&new, 2).watched);
+        let mut process = Process::start(2, &mut stored);
+        for name in old.iter().chain(&new) {
+            assert_eq!(process.ask(0, name), hold(1000));
+        }
+        assert_eq!(
+            process.ask(1000, "b0"),
+            hold(20),
+            "a0 and a1 are about to ask"
+        );
+        assert_eq!(process.ask(1000, "a0"), Verdict::Go);
+        assert!(matches!(process.ask(1001, "a1"), Verdict::Hold(_)));
+        assert!(matches!(process.ask(1001, "b0"), Verdict::Hold(_)));
+        process.ends(1010, "a0");
+        assert!(matches!(process.ask(1011, "b0"), Verdict::Hold(_)));
+        assert_eq!(process.ask(1021, "a1"), Verdict::Go);
+        process.ends(1030, "a1");
+        for name in &new[..GROUP_MAX] {
+            assert_eq!(process.ask(1031, name), Verdict::Go);
+        }
+        assert!(matches!(process.ask(1031, "b16"), Verdict::Hold(_)));
+        process.ends(1040, "b3");
+        assert_eq!(process.ask(1041, "b16"), Verdict::Go);
+    }
+
+    /// A suspect that is to go alone and never asks again does not keep the others.
+    #[test]
+    fn who_does_not_come_is_not_waited_for() {
+        let mut stored = known(&names("a", 1), 3);
+        stored.watched.extend(known(&names("b", 1), 2).watched);
+        let mut process = Process::start(2, &mut stored);
+        assert_eq!(process.ask(900, "a0"), hold(100));
+        assert!(matches!(process.ask(1000, "b0"), Verdict::Hold(_)));
+        assert_eq!(process.ask(1101, "b0"), Verdict::Go);
     }
 
     #[test]
@@ -331,25 +595,33 @@ mod tests {
     }
 
     #[test]
-    fn only_one_subscription_of_a_process_tries_a_suspect() {
-        let mut stored = CrashState::default();
-        for life in 0..2 {
-            Process::start(life, &mut stored).ask(0, "a");
-        }
+    fn while_a_try_goes_on_for_long_the_others_ask_rarely() {
+        let all = names("a", 2);
+        let mut stored = known(&all, 3);
+        let mut process = Process::start(2, &mut stored);
+        assert_eq!(process.ask(1000, "a0"), Verdict::Go);
+        assert_eq!(process.ask(1000, "a1"), hold(20));
+        assert_eq!(process.ask(9000, "a1"), hold(1000));
+        assert_eq!(process.ask(90_000, "a1"), hold(2000));
+    }
+
+    #[test]
+    fn only_one_subscription_of_a_process_tries_a_suspect_that_goes_alone() {
         let mut suspects = Suspects::new(InstanceId(2));
+        let mut stored = known(&names("a", 1), 3);
         suspects.opened(at(0), &stored);
         let (one, two) = (whose("shipping"), whose("billing"));
         stored.apply(&CrashNote {
             life: InstanceId(2),
             explained: Vec::new(),
-            changes: vec![(id("a"), Change::Begin)],
+            changes: vec![(id("a0"), Change::Begin)],
         });
         let now = at(2000);
-        let alone = Asked::Note(Change::Alone);
-        assert_eq!(suspects.noted(now, &one, MEMBER, id("a"), &stored), alone);
+        let tried = Asked::Note(Change::Try);
+        assert_eq!(suspects.noted(now, &one, MEMBER, id("a0"), &stored), tried);
         let later = Asked::Tell(Verdict::Hold(TURN_WAIT));
-        assert_eq!(suspects.noted(now, &two, MEMBER, id("a"), &stored), later);
+        assert_eq!(suspects.noted(now, &two, MEMBER, id("a0"), &stored), later);
         suspects.closed(&one, MEMBER);
-        assert_eq!(suspects.ask(now, &two, MEMBER, id("a")), alone);
+        assert_eq!(suspects.ask(now, &two, MEMBER, id("a0")), tried);
     }
 }

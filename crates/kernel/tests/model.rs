@@ -68,10 +68,10 @@ fn order_per_key_holds_for_many_seeds() {
     }
 }
 
-/// How many deaths it takes at most: one before it is watched, two until it is a suspect, three alone; and the deaths of another may speak for it
-/// while it waits.
+/// How many deaths it takes at most: one before it is watched, two until it is a suspect, one in a group, three alone; and until another is a suspect
+/// too, its deaths may speak for it while it waits.
 fn deaths_max(poisons: u32) -> u32 {
-    6 * poisons + 3 * poisons * (poisons - 1)
+    7 * poisons + 3 * poisons * (poisons - 1)
 }
 
 /// E5 suspect_isolation.

@@ -554,7 +554,8 @@ impl World {
                 self.give(Input::Answer { slot, id, verdict });
             }
             Output::Gone { id, ended } => {
-                let change = self.suspects.gone(&whose(), MEMBER, id, ended);
+                let now = Mono(self.now);
+                let change = self.suspects.gone(now, &whose(), MEMBER, id, ended);
                 self.note(id, change);
                 self.give(Input::GoneNoted(1));
             }

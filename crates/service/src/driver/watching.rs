@@ -86,9 +86,9 @@ impl Driver {
 
     pub(super) fn gone(&mut self, id: MessageId, ended: bool) {
         self.watch.running.remove(&id);
-        let member = self.spec.member;
+        let (now, member) = (self.now(), self.spec.member);
         let mut suspects = self.runtime.registry.suspects();
-        let change = suspects.gone(&self.spec.id, member, id, ended);
+        let change = suspects.gone(now, &self.spec.id, member, id, ended);
         drop(suspects);
         let waits = Waits::Gone;
         self.watch.pending.push(Pending { id, change, waits });

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_core::carriage::{Carriage, Raw, write};
-use postrider_core::crash::{CONDEMNED_DEATHS, CrashState, SUSPECT_DEATHS, Watched};
+use postrider_core::crash::{
+    ALONE_DEATHS, CONDEMNED_DEATHS, CrashState, GROUP_MAX, SUSPECT_DEATHS, Watched,
+};
 use postrider_core::failure::Cause;
 use postrider_core::fault::{Advice, Fault, FaultKind};
 use postrider_core::id::{InstanceId, MessageId};
@@ -92,14 +94,15 @@ async fn a_message_that_killed_the_process_often_enough_is_set_aside_without_a_h
     world.until(|_| failures.crash().watched.is_empty()).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn suspects_are_tried_one_at_a_time_after_a_calm_while_others_go_on() {
-    let failures = known((1..=3).map(|n| watched(n, SUSPECT_DEATHS)).collect());
+/// So many suspects with a handler of 2 s, and one message that is none. How many of them ran together at most.
+async fn tried_together(suspects: u64, deaths: u32) -> u32 {
+    // At the next hand-over they were in a handler once more.
+    let failures = known((1..=suspects).map(|n| watched(n, deaths - 1)).collect());
     let running = Arc::new(Mutex::new((0, 0)));
     let began = Arc::new(Mutex::new(Vec::new()));
     let (counts, log) = (Arc::clone(&running), Arc::clone(&began));
     let handle = move |delivery: crate::delivery::Delivery| {
-        let suspect = delivery.envelope().id != message_id(4);
+        let suspect = delivery.envelope().id != message_id(99);
         log.lock().push((tokio::time::Instant::now(), suspect));
         let counts = Arc::clone(&counts);
         async move {
@@ -115,20 +118,32 @@ async fn suspects_are_tried_one_at_a_time_after_a_calm_while_others_go_on() {
     };
     let start = tokio::time::Instant::now();
     let world = World::start_with(Options::default(), handle, false, Arc::clone(&failures));
-    for n in 1..=4 {
+    let all = || (1..=suspects).chain([99]);
+    for n in all() {
         let key = n.to_string();
         world
             .feed
             .push_leased(n, raw(n, &key), Some(1), false, None);
     }
-    world.settles.wait_for(4).await;
-    assert_eq!(running.lock().1, 1, "two suspects ran together");
+    world.settles.wait_for(all().count()).await;
     for (at, suspect) in began.lock().iter() {
         let late = at.duration_since(start) >= Duration::from_secs(1);
         assert_eq!(late, *suspect, "only a suspect waits");
     }
     world.until(|_| failures.crash().watched.is_empty()).await;
     assert_eq!(failures.records(), []);
+    running.lock().1
+}
+
+#[tokio::test(start_paused = true)]
+async fn suspects_are_tried_in_groups_after_a_calm_while_others_go_on() {
+    let together = tried_together(20, SUSPECT_DEATHS).await;
+    assert_eq!(together, GROUP_MAX as u32);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_in_a_group_that_died_is_tried_alone() {
+    assert_eq!(tried_together(3, ALONE_DEATHS).await, 1);
 }
 
 #[tokio::test(start_paused = true)]
