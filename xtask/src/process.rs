@@ -4,7 +4,9 @@
 //! unbroken; with the services killed N times; with everything, supervisor included, killed at random
 //! moments and started again; once more on the directory that is finished; and without faults. Every
 //! sheet must balance, agree with the input and with the provider's own file, and be the sheet of the
-//! unbroken run in all that does not depend on the run. A failed test leaves its directory behind.
+//! unbroken run in all that does not depend on the run; and no message may be set aside for the kills.
+//! The two runs with kills print proofs for the report on durability. A failed test leaves its directory
+//! behind.
 
 mod orders;
 mod sheet;
@@ -20,7 +22,8 @@ use crate::sh::{Cmd, Outcome};
 use crate::tally::Tally;
 use crate::workspace::Workspace;
 use orders::Orders;
-use sheet::Sheet;
+use serde_json::{Value, json};
+use sheet::{Sheet, Spread, condemned};
 
 /// The demo gives up when no order ends for this long.
 const STUCK: &str = "60s";
@@ -55,7 +58,7 @@ impl Options {
     /// What CI runs.
     pub(crate) fn ci() -> Self {
         Self {
-            kills: 20,
+            kills: 100,
             whole_kills: 5,
             orders: 10_000,
             seed: 1,
@@ -79,6 +82,15 @@ struct Bench {
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<Tally> {
+    prove(workspace, options, &mut |proof| println!("proof: {proof}"))
+}
+
+/// Runs all tests, and hands over what they proved.
+pub(crate) fn prove(
+    workspace: &Workspace,
+    options: &Options,
+    on_proof: &mut dyn FnMut(Value),
+) -> Result<Tally> {
     let bench = Bench::prepare(workspace, options)?;
     let mut tally = Tally::default();
     let Some(reference) = bench.test(&mut tally, "unbroken_run_balances", || bench.unbroken())
@@ -86,7 +98,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<Tally> {
         println!("process: the other tests compare with the unbroken run and were not run");
         return Ok(tally);
     };
-    bench.test(&mut tally, "killed_services_lose_nothing", || {
+    let killed = bench.test(&mut tally, "killed_services_lose_nothing", || {
         bench.services_killed(&reference)
     });
     let resumed = bench.test(
@@ -94,6 +106,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<Tally> {
         "everything_killed_resumes_to_the_same_sheet",
         || bench.everything_killed(&reference),
     );
+    killed.into_iter().chain(resumed.clone()).for_each(on_proof);
     if resumed.is_some() {
         bench.test(
             &mut tally,
@@ -201,16 +214,52 @@ impl Bench {
         self.run_to_the_end("unbroken", "default", 0)
     }
 
-    fn services_killed(&self, reference: &Run) -> Result<()> {
+    fn services_killed(&self, reference: &Run) -> Result<Value> {
         let run = self.run_to_the_end("killed", "default", self.options.kills)?;
-        run.sheet.same_as(&reference.sheet)
+        run.sheet.same_as(&reference.sheet)?;
+        self.nobody_condemned("killed")?;
+        let recoveries = run.sheet.numbers("recovery_ms")?;
+        let count = recoveries.len();
+        let spread = Spread::of(recoveries).context("no recovery was measured")?;
+        Ok(json!({
+            "name": "kills",
+            "what": "kill -9 of all services of the demo under load and faults; every sheet balances and is that of the unbroken run",
+            "kills": self.options.kills,
+            "orders": self.orders.accepted,
+            "seed": self.options.seed,
+            "recoveries": count,
+            "recovery_ms_min": spread.min,
+            "recovery_ms_median": spread.median,
+            "recovery_ms_max": spread.max,
+            "seconds": run.took.as_secs(),
+            "seconds_unbroken": reference.took.as_secs(),
+            "condemned": 0,
+            "lost": 0,
+            "twice": 0,
+        }))
+    }
+
+    /// Kills from outside make no message look like the killer.
+    fn nobody_condemned(&self, data: &str) -> Result<()> {
+        if self.options.engine.is_some() {
+            return Ok(());
+        }
+        let log = self.dir.join(data).join("log");
+        let groups = Cmd::new(self.binary.to_string_lossy())
+            .args(["dlq", "groups", "-o", "json", "--dir"])
+            .args([log.to_string_lossy()]);
+        let groups: Value = serde_json::from_str(&groups.capture()?).context("not JSON")?;
+        let condemned = condemned(&groups).with_context(|| format!("not groups: {groups}"))?;
+        ensure!(condemned == 0, "set aside as killers: {groups:#}");
+        Ok(())
     }
 
     /// The moments are drawn so that all of them together fit into an unbroken run.
-    fn everything_killed(&self, reference: &Run) -> Result<()> {
+    fn everything_killed(&self, reference: &Run) -> Result<Value> {
         let planned = self.options.whole_kills;
         let share = u64::try_from(reference.took.as_millis())? / planned.max(1);
         let mut rng = Rng::new(self.options.seed);
+        let mut kills = 0;
         for done in 0..planned {
             let moment = Duration::from_millis(rng.range(50, share.max(100)));
             let (outcome, _) = self.start("whole", "default", 0, moment)?;
@@ -223,13 +272,25 @@ impl Bench {
                 );
                 break;
             }
+            kills += 1;
             println!(
                 "  killed everything after {:.2} s",
                 outcome.took.as_secs_f64()
             );
         }
         let run = self.run_to_the_end("whole", "default", 0)?;
-        run.sheet.same_as(&reference.sheet)
+        run.sheet.same_as(&reference.sheet)?;
+        self.nobody_condemned("whole")?;
+        Ok(json!({
+            "name": "kills_of_everything",
+            "what": "kill -9 of the whole demo, supervisor and provider included; started again it ends with the sheet of the unbroken run",
+            "kills": kills,
+            "orders": self.orders.accepted,
+            "seed": self.options.seed,
+            "condemned": 0,
+            "lost": 0,
+            "twice": 0,
+        }))
     }
 
     fn without_faults(&self) -> Result<()> {

@@ -76,6 +76,17 @@ impl Sheet {
         number.with_context(|| format!("{name} is {value}, not a whole number"))
     }
 
+    /// A list of whole numbers.
+    pub(crate) fn numbers(&self, name: &str) -> Result<Vec<u64>> {
+        let list = self.field(name).and_then(Value::as_array);
+        let list = list.with_context(|| format!("the sheet has no list {name}"))?;
+        let number = |value: &Value| {
+            let number = value.as_u64();
+            number.with_context(|| format!("{name} has {value}, not a whole number"))
+        };
+        list.iter().map(number).collect()
+    }
+
     /// Everything in this sheet that contradicts itself or the input.
     pub(crate) fn problems(&self, orders: &Orders) -> Vec<String> {
         let mut wrong = self
@@ -207,13 +218,41 @@ impl Sheet {
             "cancelled",
             "retries",
             "kills",
-            "recovery_ms",
             "orders_per_s",
         ];
         let said = names
             .iter()
             .filter_map(|name| Some(format!("{name} {}", self.field(name)?)));
-        said.collect::<Vec<_>>().join(", ")
+        let recovery = self.numbers("recovery_ms").unwrap_or_default();
+        let recovery = Spread::of(recovery).map(|s| format!("recovery {s} ms"));
+        said.chain(recovery).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The least, the middle and the most of some numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Spread {
+    pub(crate) min: u64,
+    pub(crate) median: u64,
+    pub(crate) max: u64,
+}
+
+impl Spread {
+    /// `None` of none.
+    pub(crate) fn of(mut numbers: Vec<u64>) -> Option<Self> {
+        numbers.sort_unstable();
+        Some(Self {
+            min: *numbers.first()?,
+            median: *numbers.get(numbers.len() / 2)?,
+            max: *numbers.last()?,
+        })
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { min, median, max } = self;
+        write!(f, "{min} to {max} (half of them at most {median})")
     }
 }
 
@@ -221,6 +260,16 @@ impl fmt::Display for Sheet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#}", self.0)
     }
+}
+
+/// How many messages are set aside as killers, by what `postrider dlq groups -o json` says; `None` where it does not say that.
+pub(crate) fn condemned(groups: &Value) -> Option<u64> {
+    let count = |group: &Value| {
+        let count = group.get("count")?.as_u64()?;
+        let is_killer = group.get("cause")?.as_str()? == "crash_loop";
+        Some(if is_killer { count } else { 0 })
+    };
+    groups.as_array()?.iter().map(count).sum()
 }
 
 #[cfg(test)]
@@ -295,6 +344,36 @@ mod tests {
             error.contains("refunded is 2, and 1 in the unbroken run"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn messages_that_are_set_aside_as_killers_are_counted() {
+        let unreadable = json!({"cause": "unreadable", "count": 43});
+        let killer = json!({"cause": "crash_loop", "count": 2});
+        assert_eq!(condemned(&json!([])), Some(0));
+        assert_eq!(condemned(&json!([unreadable])), Some(0));
+        assert_eq!(condemned(&json!([unreadable, killer])), Some(2));
+        assert_eq!(condemned(&json!([{"count": 1}])), None);
+        assert_eq!(condemned(&json!({})), None);
+    }
+
+    #[test]
+    fn recoveries_are_read_and_summed_up() {
+        let sheet = changed("recovery_ms", json!([90, 40, 60]));
+        let recoveries = sheet.numbers("recovery_ms").unwrap();
+        let spread = Spread::of(recoveries).unwrap();
+        assert_eq!((spread.min, spread.median, spread.max), (40, 60, 90));
+        assert!(
+            sheet
+                .summary()
+                .ends_with("recovery 40 to 90 (half of them at most 60) ms")
+        );
+        assert!(
+            changed("recovery_ms", json!([-1]))
+                .numbers("recovery_ms")
+                .is_err()
+        );
+        assert_eq!(Spread::of(Vec::new()), None);
     }
 
     #[test]
