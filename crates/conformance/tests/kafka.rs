@@ -3,17 +3,23 @@
 #![cfg(feature = "kafka")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "kafka/broker.rs"]
+mod broker;
 mod support;
 
 use postrider_conformance::subjects::Kafka;
 
-fn kafka() -> Option<Kafka> {
+fn url() -> Option<String> {
     let url = std::env::var("POSTRIDER_TEST_KAFKA_URL").ok();
-    let Some(url) = url.filter(|url| !url.is_empty()) else {
+    let url = url.filter(|url| !url.is_empty());
+    if url.is_none() {
         eprintln!("NOT TESTED: POSTRIDER_TEST_KAFKA_URL is not set");
-        return None;
-    };
-    Some(Kafka::new(&url).unwrap())
+    }
+    url
+}
+
+fn kafka() -> Option<Kafka> {
+    url().map(|url| Kafka::new(&url).unwrap())
 }
 
 crate::support::cases!(kafka());

@@ -33,6 +33,8 @@ pub trait Connect: Sized {
     /// | `prefix` | `kafka` | what topics and groups begin with | nothing |
     /// | `partitions` | `kafka` | partitions of a topic that is created: the most members that work at once | 8 |
     /// | `replication` | `kafka` | copies of a topic that is created | as the broker says |
+    /// | `session` | `kafka` | how long the partitions of a process that died wait: at least `6s`, at most the lease | `10s` |
+    /// | `member` | `kafka` | a name that a restarted process keeps: it has its partitions back at once | none |
     ///
     /// A directory is recovered (under 0.3 s by default) on a thread of the runtime that may block, not on the caller's.
     ///

@@ -1,15 +1,21 @@
 //! `kafka://HOST:PORT[,HOST:PORT]`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use postrider_core::engine::Engine;
 use postrider_kafka::{KafkaEngine, Options};
 use postrider_service::{BusOptions, Result};
 
-use crate::url::{EngineUrl, malformed};
+use crate::url::{EngineUrl, duration, malformed};
 
 /// The longest prefix, in bytes: with it every name still fits into Kafka's limit.
 const PREFIX_BYTES_MAX: usize = 40;
+
+/// The longest name of a member, in bytes: with the number behind it, it still fits into Kafka's limit.
+const MEMBER_BYTES_MAX: usize = 200;
+/// A broker refuses a shorter one, where nobody set `group.min.session.timeout.ms`.
+const SESSION_MIN: Duration = Duration::from_secs(6);
 
 pub(crate) async fn open(url: &EngineUrl<'_>, bus: &BusOptions) -> Result<Arc<dyn Engine>> {
     let servers = url.rest.strip_prefix("//").unwrap_or(url.rest);
@@ -25,6 +31,8 @@ pub(crate) async fn open(url: &EngineUrl<'_>, bus: &BusOptions) -> Result<Arc<dy
             "prefix" => options.prefix = prefix(value)?,
             "partitions" => options.partitions = number(name, value, 10_000)?,
             "replication" => options.replication = Some(number(name, value, 100)? as u16),
+            "session" => options.session = session(value)?,
+            "member" => options.member = Some(member(value)?),
             other => return Err(malformed(format!("kafka: has no option `{other}`"))),
         }
     }
@@ -39,6 +47,22 @@ fn prefix(text: &str) -> Result<String> {
         ));
     }
     Ok(text.to_owned())
+}
+
+/// A name that Kafka takes as `group.instance.id`, with room for a number behind it.
+fn member(text: &str) -> Result<String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if text.is_empty() || text.len() > MEMBER_BYTES_MAX || !text.chars().all(allowed) {
+        return Err(malformed(
+            "member is 1 to 200 characters of a-z A-Z 0-9 . _ -",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn session(text: &str) -> Result<Duration> {
+    let long_enough = duration(text).filter(|time| *time >= SESSION_MIN);
+    long_enough.ok_or_else(|| malformed("session is a time of at least 6s, as in session=10s"))
 }
 
 fn number(name: &str, text: &str, most: u32) -> Result<u32> {
@@ -61,6 +85,10 @@ mod tests {
             "kafka://broker:9092/topic",
             "kafka://broker:9092?prefix=a/b",
             "kafka://broker:9092?partitions=0",
+            "kafka://broker:9092?session=5s",
+            "kafka://broker:9092?session=soon",
+            "kafka://broker:9092?member=",
+            "kafka://broker:9092?member=a/b",
             "kafka://broker:9092?acks=1",
         ] {
             let error = connect(url).await.err().unwrap();

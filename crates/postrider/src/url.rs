@@ -1,5 +1,7 @@
 //! The URL of an engine: `scheme:rest?option=value&…`. Credentials in it are never printed.
 
+use std::time::Duration;
+
 use postrider_core::code::Code;
 use postrider_service::{Error, Result};
 
@@ -41,6 +43,21 @@ impl<'a> EngineUrl<'a> {
     }
 }
 
+/// `500ms`, `10s`, `5m`, `2h` or `7d`; `None`: it is none of these.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().ok()?;
+    let unit_ms: u64 = match text.get(digits.len()..)? {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        "d" => 24 * 60 * 60 * 1000,
+        _ => return None,
+    };
+    Some(Duration::from_millis(number.checked_mul(unit_ms)?))
+}
+
 pub(crate) fn malformed(why: impl std::fmt::Display) -> Error {
     Error::new(
         Code::URL_MALFORMED,
@@ -59,6 +76,25 @@ mod tests {
         assert_eq!((url.scheme, url.rest), ("embedded", "./data"));
         assert_eq!(url.options, [("durability", "os"), ("x", "1")]);
         assert_eq!(EngineUrl::parse("memory:").unwrap().rest, "");
+    }
+
+    #[test]
+    fn a_time_has_a_unit() {
+        assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
+        assert_eq!(duration("10s"), Some(Duration::from_secs(10)));
+        assert_eq!(duration("7d"), Some(Duration::from_secs(7 * 86_400)));
+        for bad in [
+            "",
+            "s",
+            "10",
+            "1.5s",
+            "-1s",
+            "1w",
+            "99999999999999999999s",
+            "18446744073709551615d",
+        ] {
+            assert_eq!(duration(bad), None, "{bad}");
+        }
     }
 
     #[test]

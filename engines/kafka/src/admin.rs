@@ -1,29 +1,26 @@
 //! Depth: what was stored and is not committed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use postrider_core::Fut;
 use postrider_core::engine::{Admin, DestinationDepth, SubscriptionDepth};
 use postrider_core::fault::Fault;
 use postrider_core::name::{Destination, SubscriptionId};
-use rdkafka::admin::AdminClient;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::KafkaError;
 
-use crate::connection::{Connection, Quiet, SESSION_MIN};
+use crate::connection::Connection;
 use crate::fault::fault;
-use crate::{names, start};
+use crate::names;
 
 /// Looks at the server. Positions are counted: of a topic with transactions or compaction that is more than there are messages.
 pub(crate) struct KafkaAdmin {
     connection: Arc<Connection>,
-    admin: Arc<AdminClient<Quiet>>,
 }
 
 impl KafkaAdmin {
-    pub(crate) const fn new(connection: Arc<Connection>, admin: Arc<AdminClient<Quiet>>) -> Self {
-        Self { connection, admin }
+    pub(crate) const fn new(connection: Arc<Connection>) -> Self {
+        Self { connection }
     }
 
     async fn depth_of(&self, id: &SubscriptionId) -> Result<SubscriptionDepth, Fault> {
@@ -31,14 +28,9 @@ impl KafkaAdmin {
         let (group, topic) = (names::group(prefix, id), names::topic(prefix, &id.on));
         let connection = self.connection.clone();
         let asked = tokio::task::spawn_blocking(move || {
-            let within = connection.options.request_max;
-            // A member of this process has a connection already.
-            if let Some(member) = connection.member(&group) {
-                return lag(&*member, &topic, within);
-            }
-            let config = connection.consumer(&group, SESSION_MIN);
-            let client: BaseConsumer<Quiet> = config.create_with_context(Quiet)?;
-            lag(&client, &topic, within)
+            // ORDER: what is done before what there is.
+            let own = connection.board.of(&group);
+            connection.look.lag(&group, &topic, &own)
         });
         let asked = asked.await.map_err(|_| Fault::closed("the runtime"))?;
         let depth = asked.map_err(|error| fault("the depth could not be asked", &error))?;
@@ -49,39 +41,30 @@ impl KafkaAdmin {
     }
 
     async fn all(&self) -> Result<Vec<DestinationDepth>, Fault> {
-        let (admin, connection) = (self.admin.clone(), self.connection.clone());
+        let connection = self.connection.clone();
         let asked = tokio::task::spawn_blocking(move || {
-            let within = connection.options.request_max;
             let prefix = &connection.options.prefix;
-            let metadata = admin.inner().fetch_metadata(None, within)?;
-            let mut all = Vec::new();
-            for topic in metadata.topics().iter().filter(|t| t.error().is_none()) {
-                let Some(destination) = destination(prefix, topic.name()) else {
-                    continue;
-                };
-                let (mut messages, mut next_position) = (0, 0);
-                for partition in topic.partitions() {
-                    let kept =
-                        admin
-                            .inner()
-                            .fetch_watermarks(topic.name(), partition.id(), within)?;
-                    let (low, high) = (kept.0.unsigned_abs(), kept.1.unsigned_abs());
-                    messages += high.saturating_sub(low);
-                    next_position += high;
-                }
-                all.push(DestinationDepth {
-                    destination,
+            let edges = connection
+                .look
+                .all_edges(|topic| destination(prefix, topic).is_some())?;
+            let mut all: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+            for ((topic, _), (low, high)) in edges {
+                let (messages, next_position) = all.entry(topic).or_default();
+                *messages += high.saturating_sub(low);
+                *next_position += high;
+            }
+            let depth = |(topic, (messages, next_position)): (String, (u64, u64))| {
+                Some(DestinationDepth {
+                    destination: destination(prefix, &topic)?,
                     messages,
                     next_position,
                     subscriptions: Vec::new(),
-                });
-            }
-            Ok(all)
+                })
+            };
+            Ok(all.into_iter().filter_map(depth).collect())
         });
         let asked = asked.await.map_err(|_| Fault::closed("the runtime"))?;
-        asked.map_err(|error: rdkafka::error::KafkaError| {
-            fault("the topics could not be looked at", &error)
-        })
+        asked.map_err(|error: KafkaError| fault("the topics could not be looked at", &error))
     }
 }
 
@@ -92,18 +75,6 @@ fn destination(prefix: &str, topic: &str) -> Option<Destination> {
         Some(queue) => Destination::queue(queue.to_owned()).ok(),
         None => Destination::topic(name.to_owned()).ok(),
     }
-}
-
-/// Stored and not done, over all partitions.
-fn lag<C: ConsumerContext>(
-    consumer: &impl Consumer<C>,
-    topic: &str,
-    within: Duration,
-) -> KafkaResult<u64> {
-    let metadata = consumer.fetch_metadata(Some(topic), within)?;
-    let partitions = metadata.topics().iter().flat_map(|t| t.partitions());
-    let partitions: Vec<i32> = partitions.map(|p| p.id()).collect();
-    start::lag(consumer, topic, &partitions, within)
 }
 
 impl Admin for KafkaAdmin {

@@ -1,10 +1,8 @@
 //! The settings of librdkafka, each with its reason, and what all clients of one engine share.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -12,8 +10,12 @@ use rdkafka::consumer::{ConsumerContext, StreamConsumer};
 use rdkafka::error::KafkaError;
 use tokio::sync::watch;
 
+use crate::board::Board;
 use crate::context::Context;
+use crate::done;
+use crate::look::Look;
 use crate::options::Options;
+use crate::seats::Seats;
 
 /// A broker refuses a shorter session, where nobody set `group.min.session.timeout.ms`.
 pub(crate) const SESSION_MIN: Duration = Duration::from_secs(6);
@@ -28,31 +30,34 @@ pub(crate) struct Connection {
     pub(crate) options: Options,
     /// How many consumers are being closed on threads of their own.
     pub(crate) closing: Arc<watch::Sender<usize>>,
-    /// The consumers of this engine, by group.
-    pub(crate) members: Mutex<HashMap<String, Weak<Client>>>,
+    /// How far the members in this process are.
+    pub(crate) board: Board,
+    /// Their names, where they have one.
+    pub(crate) seats: Seats,
+    pub(crate) look: Look,
+    /// Bytes that the broker keeps beside a committed offset.
+    pub(crate) metadata_bytes_max: usize,
 }
 
 /// The consumer of an opened subscription.
 pub(crate) type Client = StreamConsumer<Context>;
 
 impl Connection {
-    /// A consumer of the group in this process.
-    pub(crate) fn member(&self, group: &str) -> Option<Arc<Client>> {
-        self.members.lock().get(group)?.upgrade()
+    pub(crate) fn new(servers: &str, options: Options) -> Self {
+        let look = Look::new(client(servers), options.clock.clone(), options.request_max);
+        Self {
+            servers: servers.to_owned(),
+            options,
+            closing: Arc::new(watch::Sender::new(0)),
+            board: Board::default(),
+            seats: Seats::default(),
+            look,
+            metadata_bytes_max: done::METADATA_BYTES_DEFAULT,
+        }
     }
 
-    /// What every client begins with.
     pub(crate) fn client(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &self.servers)
-            .set("client.id", "postrider")
-            // A topic is made by provisioning, with its partitions, or not at all.
-            .set("allow.auto.create.topics", "false")
-            .set("topic.metadata.refresh.interval.ms", "30000")
-            .set("reconnect.backoff.max.ms", "2000")
-            .set_log_level(RDKafkaLogLevel::Warning);
-        config
+        client(&self.servers)
     }
 
     pub(crate) fn producer(&self, message_bytes_max: usize) -> ClientConfig {
@@ -72,11 +77,22 @@ impl Connection {
         config
     }
 
-    pub(crate) fn consumer(&self, group: &str, lease: Duration) -> ClientConfig {
-        let session = lease.clamp(SESSION_MIN, SESSION_MAX);
+    /// `seat`: the member's name in the group.
+    pub(crate) fn consumer(
+        &self,
+        group: &str,
+        lease: Duration,
+        seat: Option<&str>,
+    ) -> ClientConfig {
+        let lease = lease.clamp(SESSION_MIN, SESSION_MAX);
+        let session = self.options.session.clamp(SESSION_MIN, lease);
         let heartbeat = HEARTBEAT.min(session / 3);
         let ms = |time: Duration| time.as_millis().to_string();
         let mut config = self.client();
+        if let Some(seat) = seat {
+            // Who comes back under this name has its partitions back at once, and fences off whoever had it.
+            config.set("group.instance.id", seat);
+        }
         config
             .set("group.id", group)
             .set("group.protocol", "classic")
@@ -86,16 +102,31 @@ impl Connection {
             .set("enable.auto.offset.store", "false")
             // Never a silent reset: a position that is gone is data loss, and is said.
             .set("auto.offset.reset", "error")
+            // A process that is dead is given up after this.
             .set("session.timeout.ms", ms(session))
             .set("heartbeat.interval.ms", ms(heartbeat))
             // The lease: who does not ask for that long loses its partitions.
-            .set("max.poll.interval.ms", ms(session))
+            .set("max.poll.interval.ms", ms(lease))
             .set("isolation.level", "read_committed")
             .set("fetch.wait.max.ms", "100")
             .set("queued.max.messages.kbytes", "16384")
             .set("queued.min.messages", "10000");
         config
     }
+}
+
+/// What every client begins with.
+fn client(servers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", servers)
+        .set("client.id", "postrider")
+        // A topic is made by provisioning, with its partitions, or not at all.
+        .set("allow.auto.create.topics", "false")
+        .set("topic.metadata.refresh.interval.ms", "30000")
+        .set("reconnect.backoff.max.ms", "2000")
+        .set_log_level(RDKafkaLogLevel::Warning);
+    config
 }
 
 /// The context of whatever is not a member of a group.

@@ -13,9 +13,16 @@ use postrider_core::source::{Commit, Position, ResumeState};
 
 const MARK: &str = "pr1:";
 /// The broker's default of `offset.metadata.max.bytes`.
+pub(crate) const METADATA_BYTES_DEFAULT: usize = 4096;
+/// More than this is never used, whatever a broker takes: it is sent with each commit.
 const METADATA_BYTES_MAX: usize = 4096;
-/// Bytes of varints that fit.
-pub(crate) const DONE_BYTES_MAX: usize = (METADATA_BYTES_MAX - MARK.len()) / 4 * 3 - 3;
+
+/// Bytes of varints that fit where a broker keeps so much. A commit that carries more would be refused for its partition alone, within an answer that says
+/// that all is well.
+pub(crate) fn bytes_max(metadata_bytes_max: usize) -> usize {
+    let text = metadata_bytes_max.min(METADATA_BYTES_MAX);
+    (text.saturating_sub(MARK.len()) / 4 * 3).saturating_sub(3)
+}
 
 /// Empty where nothing is done above: other clients see no metadata then.
 pub(crate) fn write(commit: &Commit) -> String {
@@ -110,13 +117,16 @@ mod tests {
 
     #[test]
     fn the_most_that_the_kernel_gives_fits_into_the_metadata() {
-        let ranges = DONE_BYTES_MAX as u64 / 2;
-        let done_above = (0..ranges).map(|n| (Position(8 + 2 * n), 1)).collect();
-        let commit = Commit {
-            watermark: Position(7),
-            done_above,
-        };
-        assert!(write(&commit).len() <= METADATA_BYTES_MAX);
+        for most in [0, 3, 4, 100, 1000, METADATA_BYTES_DEFAULT, 1 << 20] {
+            let ranges = bytes_max(most) as u64 / 2;
+            let done_above = (0..ranges).map(|n| (Position(8 + 2 * n), 1)).collect();
+            let commit = Commit {
+                watermark: Position(7),
+                done_above,
+            };
+            assert!(write(&commit).len() <= most, "{most}");
+        }
+        assert!(bytes_max(METADATA_BYTES_DEFAULT) > 3000);
     }
 
     #[test]

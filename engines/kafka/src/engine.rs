@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use postrider_core::Fut;
 use postrider_core::capability::{Capabilities, Capability, Support};
 use postrider_core::code::Code;
@@ -16,7 +15,6 @@ use postrider_core::source::Source;
 use postrider_core::subscription::SubscriptionSpec;
 use postrider_core::topology::{ProvisionMode, Topology, TopologyDiff};
 use rdkafka::admin::AdminClient;
-use tokio::sync::watch;
 
 use crate::admin::KafkaAdmin;
 use crate::connection::{Connection, Quiet};
@@ -51,12 +49,7 @@ impl KafkaEngine {
                 Fault::new(FaultKind::Config, Advice::FixConfig, text).code(Code::URL_MALFORMED)
             );
         }
-        let connection = Arc::new(Connection {
-            servers: servers.to_owned(),
-            options,
-            closing: Arc::new(watch::Sender::new(0)),
-            members: Mutex::default(),
-        });
+        let mut connection = Connection::new(servers, options);
         let refused = |error| fault("the connection could not be made", &error);
         let admin: AdminClient<Quiet> = connection
             .client()
@@ -64,10 +57,12 @@ impl KafkaEngine {
             .map_err(refused)?;
         let admin = Arc::new(admin);
         let probed = probe(&connection, &admin).await?;
+        connection.metadata_bytes_max = probed.metadata_bytes_max;
+        let connection = Arc::new(connection);
         let info = info(servers, &probed);
         let publisher = KafkaPublisher::new(&connection, &probed).map_err(refused)?;
         Ok(Self {
-            admin: Arc::new(KafkaAdmin::new(connection.clone(), admin.clone())),
+            admin: Arc::new(KafkaAdmin::new(connection.clone())),
             provisioner: Provisioner::new(connection.clone(), admin),
             publisher: Arc::new(publisher),
             connection,

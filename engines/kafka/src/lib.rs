@@ -9,17 +9,20 @@
 //! is for stands in [`Options`] and in the crate's README.
 
 mod admin;
+mod board;
 mod connection;
 mod context;
 mod done;
 mod engine;
 mod fault;
+mod look;
 mod names;
 mod options;
 mod probe;
 mod provision;
 mod publisher;
 mod record;
+mod seats;
 mod source;
 mod start;
 

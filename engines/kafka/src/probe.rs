@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::connection::{Connection, Quiet};
+use crate::done;
 use crate::fault::fault;
 
 /// The broker's default of `message.max.bytes`.
@@ -23,6 +24,8 @@ pub(crate) struct Probed {
     pub(crate) version: String,
     pub(crate) durability: Durability,
     pub(crate) message_bytes_max: usize,
+    /// Bytes that are kept beside a committed offset.
+    pub(crate) metadata_bytes_max: usize,
 }
 
 pub(crate) async fn probe(
@@ -49,6 +52,8 @@ pub(crate) async fn probe(
         version: version(connection).await,
         durability,
         message_bytes_max: number("message.max.bytes").unwrap_or(MESSAGE_BYTES_DEFAULT),
+        metadata_bytes_max: number("offset.metadata.max.bytes")
+            .unwrap_or(done::METADATA_BYTES_DEFAULT),
     })
 }
 

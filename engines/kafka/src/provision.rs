@@ -141,7 +141,8 @@ impl Provisioner {
             names::group(prefix, &need.id),
             names::topic(prefix, &need.id.on),
         );
-        let config = self.connection.consumer(&group, SESSION_MIN);
+        let config = self.connection.consumer(&group, SESSION_MIN, None);
+        let connection = self.connection.clone();
         let (begin, within) = (need.start, self.connection.options.request_max);
         let pinned = tokio::task::spawn_blocking(move || {
             // It is not a member: it neither subscribes nor polls.
@@ -149,7 +150,14 @@ impl Provisioner {
             let metadata = client.fetch_metadata(Some(&topic), within)?;
             let partitions = metadata.topics().iter().flat_map(|t| t.partitions());
             let partitions: Vec<i32> = partitions.map(|p| p.id()).collect();
-            let list = start::to_pin(&client, &topic, &partitions, begin, within)?;
+            let list = start::to_pin(
+                &client,
+                &connection.look,
+                &topic,
+                &partitions,
+                begin,
+                within,
+            )?;
             match list.count() {
                 0 => Ok(()),
                 _ => client.commit(&list, CommitMode::Sync),

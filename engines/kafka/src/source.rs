@@ -31,9 +31,11 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::board::{MemberNo, Standing};
 use crate::connection::{Client, Connection, SESSION_MAX, SESSION_MIN};
 use crate::context::{Context, Happening};
 use crate::fault::{fault, stale};
+use crate::seats::Seat;
 use crate::start::{self, Start};
 use crate::{done, names, record};
 
@@ -76,7 +78,12 @@ pub(crate) struct KafkaSource {
     consumer: Option<Arc<Client>>,
     happenings: mpsc::UnboundedReceiver<Happening>,
     connection: Arc<Connection>,
+    group: String,
     topic: String,
+    /// This member on the board.
+    no: MemberNo,
+    /// Given up once the consumer has left.
+    seat: Option<Seat>,
     begin: SeekTo,
     /// How long what is revoked may go on.
     drain_max: Duration,
@@ -88,8 +95,11 @@ pub(crate) struct KafkaSource {
     asking: Asking,
     revocation: Option<Revocation>,
     /// Commits without an answer, the oldest first.
-    committing: VecDeque<(Vec<ShardEpoch>, JoinHandle<KafkaResult<()>>)>,
+    committing: VecDeque<Committing>,
 }
+
+/// Commits on their way, and their common answer.
+type Committing = (Vec<(ShardEpoch, Standing)>, JoinHandle<KafkaResult<()>>);
 
 impl KafkaSource {
     pub(crate) fn open(
@@ -100,16 +110,19 @@ impl KafkaSource {
         let refused = |error| fault("the subscription could not be opened", &error);
         let group = names::group(&connection.options.prefix, &spec.id);
         let (context, happenings) = Context::new();
-        let config = connection.consumer(&group, spec.lease);
+        let name = connection.options.member.as_deref();
+        let seat = name.map(|name| connection.seats.take(&group, name));
+        let named = seat.as_ref().map(|seat| seat.name.as_str());
+        let config = connection.consumer(&group, spec.lease, named);
         let consumer: Client = config.create_with_context(context).map_err(refused)?;
         consumer.subscribe(&[&topic]).map_err(refused)?;
-        let consumer = Arc::new(consumer);
-        let member = Arc::downgrade(&consumer);
-        connection.members.lock().insert(group, member);
         Ok(Self {
-            consumer: Some(consumer),
+            consumer: Some(Arc::new(consumer)),
             happenings,
             connection: connection.clone(),
+            group,
+            no: connection.board.join(),
+            seat,
             topic,
             begin: spec.start,
             // The group waits for a member as long as its lease: then there is time left to answer.
@@ -182,6 +195,8 @@ impl KafkaSource {
                 }
                 return Ok(());
             }
+            // The driver tells what is behind it: the code is any.
+            Err(error @ KafkaError::MessageConsumptionFatal(_)) => return Err(self.dead(&error)),
             Err(error) => error,
         };
         match error.rdkafka_error_code() {
@@ -193,7 +208,6 @@ impl KafkaSource {
                 RDKafkaErrorCode::AllBrokersDown
                 | RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::Fatal
                 | RDKafkaErrorCode::TopicAuthorizationFailed
                 | RDKafkaErrorCode::GroupAuthorizationFailed,
             ) => Err(fault(&format!("{} cannot be read", self.topic), &error)),
@@ -201,6 +215,26 @@ impl KafkaSource {
             _ => {
                 tracing::debug!(target: "postrider", %error, topic = self.topic, "kafka consumer");
                 Ok(())
+            }
+        }
+    }
+
+    /// The consumer gave up for good.
+    fn dead(&self, error: &KafkaError) -> Fault {
+        let name = self.seat.as_ref().map(|seat| seat.name.as_str());
+        match (error.rdkafka_error_code(), name) {
+            (Some(RDKafkaErrorCode::FencedInstanceId), Some(name)) => {
+                let text = format!(
+                    "another process took the name {name} in the group {}: `member` is a name that one process has at a time",
+                    self.group
+                );
+                Fault::new(FaultKind::Fenced, Advice::StopOwner, text).code(Code::FENCED)
+            }
+            _ => {
+                let text = format!("{} cannot be read any more: {error}", self.topic);
+                Fault::new(FaultKind::Conflict, Advice::StopOwner, text)
+                    .code(Code::ENGINE_FAILED)
+                    .because(error.clone())
             }
         }
     }
@@ -270,8 +304,9 @@ impl KafkaSource {
         let (consumer, topic) = (self.client(), self.topic.clone());
         let (begin, within) = (self.begin, self.connection.options.request_max);
         let asked = partitions.clone();
+        let connection = self.connection.clone();
         let asking = tokio::task::spawn_blocking(move || {
-            start::resolve(&*consumer, &topic, &asked, begin, within)
+            start::resolve(&*consumer, &connection.look, &topic, &asked, begin, within)
         });
         self.asking = Asking::Start(partitions, asking);
     }
@@ -280,12 +315,12 @@ impl KafkaSource {
         if !matches!(self.asking, Asking::Nothing) {
             return;
         }
-        let (consumer, topic) = (self.client(), self.topic.clone());
-        let within = self.connection.options.request_max;
+        let (connection, topic) = (self.connection.clone(), self.topic.clone());
         let partitions: Vec<i32> = self.owned.keys().copied().collect();
         self.asking = Asking::Kept(tokio::task::spawn_blocking(move || {
-            let low = |p: i32| Ok((p, start::kept(&*consumer, &topic, p, within)?.0));
-            partitions.into_iter().map(low).collect()
+            let edges = connection.look.edges(&topic, &partitions)?;
+            let low = |((_, partition), (low, _))| (partition, low);
+            Ok(edges.into_iter().map(low).collect())
         }));
     }
 
@@ -328,6 +363,9 @@ impl KafkaSource {
                 revoking: false,
             };
             self.owned.insert(start.partition, owned);
+            let standing = Standing::from(&start.resume);
+            let board = &self.connection.board;
+            board.note(&self.group, self.no, start.partition, standing);
             let at = ShardEpoch {
                 shard: start.partition.unsigned_abs(),
                 epoch,
@@ -392,6 +430,9 @@ impl KafkaSource {
     }
 
     fn lose(&mut self, partitions: &[i32]) {
+        self.connection
+            .board
+            .forget(&self.group, self.no, partitions);
         self.drop_kept(partitions);
         self.revocation = None;
         for partition in partitions {
@@ -429,6 +470,9 @@ impl KafkaSource {
     fn give_up(&mut self, at: ShardEpoch) -> Result<(), Fault> {
         let partition = self.checked(at)?;
         self.owned.remove(&partition);
+        self.connection
+            .board
+            .forget(&self.group, self.no, &[partition]);
         let Some(revocation) = &mut self.revocation else {
             return Ok(());
         };
@@ -468,7 +512,8 @@ impl KafkaSource {
 
     /// On a thread that may block: the driver gives no answer to a commit that nobody waits for.
     fn begin_commit(&mut self, commits: &[(ShardEpoch, Commit)]) {
-        let shards: Vec<ShardEpoch> = commits.iter().map(|(at, _)| *at).collect();
+        let standing = |(at, commit): &(ShardEpoch, Commit)| (*at, Standing::from(commit));
+        let shards = commits.iter().map(standing).collect();
         match self.to_commit(commits) {
             Ok(list) if list.count() == 0 => self.tell_committed(shards, &Ok(())),
             Ok(list) => {
@@ -482,15 +527,18 @@ impl KafkaSource {
     }
 
     /// Of an ownership that is over the group's word does not count.
-    fn tell_committed(&mut self, shards: Vec<ShardEpoch>, stored: &KafkaResult<()>) {
-        let result = |at: ShardEpoch| {
-            let own = self.checked(at).map(drop);
-            (
-                at,
-                own.and_then(|()| stored.as_ref().map_err(not_stored).copied()),
-            )
-        };
-        let results = shards.into_iter().map(result).collect();
+    fn tell_committed(&mut self, shards: Vec<(ShardEpoch, Standing)>, stored: &KafkaResult<()>) {
+        let mut results = Vec::with_capacity(shards.len());
+        for (at, standing) in shards {
+            let told = match self.checked(at) {
+                Ok(partition) => stored.as_ref().map_err(not_stored).map(|()| {
+                    let board = &self.connection.board;
+                    board.note(&self.group, self.no, partition, standing);
+                }),
+                Err(fault) => Err(fault),
+            };
+            results.push((at, told));
+        }
         self.events.push_back(LogEvent::Committed(results));
     }
 
@@ -510,15 +558,16 @@ impl KafkaSource {
     async fn goto(&mut self, at: ShardEpoch, to: SeekTo) -> Result<(), Fault> {
         let partition = self.checked(at)?;
         let (consumer, topic) = (self.client(), self.topic.clone());
-        let within = self.connection.options.request_max;
+        let (connection, within) = (self.connection.clone(), self.connection.options.request_max);
         let gone = tokio::task::spawn_blocking(move || {
-            let (low, _) = start::kept(&*consumer, &topic, partition, within)?;
+            let look = &connection.look;
+            let kept = start::kept(&look.edges(&topic, &[partition])?, &topic, partition);
             if let SeekTo::Position(asked) = to
-                && asked.0 < low
+                && asked.0 < kept.0
             {
-                return Ok(Err((asked, low)));
+                return Ok(Err((asked, kept.0)));
             }
-            let next = start::first(&*consumer, &topic, partition, to, within)?;
+            let next = start::first(look, kept, &topic, partition, to)?;
             consumer.seek(&topic, partition, start::offset(next), within)?;
             Ok(Ok(next))
         });
@@ -555,9 +604,7 @@ fn trimmed(asked: Position, low: u64) -> Fault {
 }
 
 /// CANCEL: it stays the oldest until it was told.
-async fn oldest(
-    committing: &mut VecDeque<(Vec<ShardEpoch>, JoinHandle<KafkaResult<()>>)>,
-) -> KafkaResult<()> {
+async fn oldest(committing: &mut VecDeque<Committing>) -> KafkaResult<()> {
     match committing.front_mut() {
         Some((_, storing)) => storing.await.unwrap_or(Err(KafkaError::Canceled)),
         None => std::future::pending().await,
@@ -610,10 +657,13 @@ impl Drop for KafkaSource {
         let Some(consumer) = self.consumer.take() else {
             return;
         };
+        self.connection.board.leave(&self.group, self.no);
+        let seat = self.seat.take();
         let closing = self.connection.closing.clone();
         closing.send_modify(|count| *count += 1);
         let end = move || {
             drop(consumer);
+            drop(seat);
             closing.send_modify(|count| *count -= 1);
         };
         let thread = std::thread::Builder::new().name("kafka-close".into());
@@ -642,6 +692,6 @@ impl LogSource for KafkaSource {
     }
 
     fn done_bytes_max(&self) -> usize {
-        done::DONE_BYTES_MAX
+        done::bytes_max(self.connection.metadata_bytes_max)
     }
 }

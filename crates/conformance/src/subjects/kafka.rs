@@ -32,6 +32,12 @@ impl Kafka {
         let namespace = Namespace::new(url)?;
         Ok(Self { servers, namespace })
     }
+
+    /// What its topics and groups begin with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        self.namespace.prefix()
+    }
 }
 
 impl Subject for Kafka {

@@ -136,7 +136,10 @@ pub(super) fn engine_url(dir: &Path, url: &str) -> Result<String> {
         Err(e) => return Err(Error::io("read", &path, e)),
     };
     let joint = if url.contains('?') { '&' } else { '?' };
-    Ok(format!("{url}{joint}prefix={}", prefix.trim()))
+    // The services are one process under one name: killed and started again, they have their partitions back at once.
+    let is_named = !url.starts_with("kafka:") || url.contains("member=");
+    let member = if is_named { "" } else { "&member=shop" };
+    Ok(format!("{url}{joint}prefix={}{member}", prefix.trim()))
 }
 
 /// In `--ci` made-up orders are a fixed number, so that a resumed run ends with the same sheet.
