@@ -35,6 +35,10 @@ pub enum Plant {
     InboxForgotten,
     /// SQLite: the fence is not looked at before the commit.
     FenceUnchecked,
+    /// SQLite: an outbox row whose removal was answered and is not committed yet is given again.
+    RemovedRowGivenAgain,
+    /// Relay: a row that was removed while rows were read is taken for a new one.
+    RelayForgetsRemoved,
 }
 
 /// Whether this bug is planted.

@@ -205,8 +205,11 @@ pub struct OutboxRow {
 
 /// Messages that were committed with a handler's effects and wait to be published.
 ///
-/// Contract. `take` gives rows in the order of their numbers. A row stays until it is removed, and is given again until then (in this process
-/// from the position after the last `take`; in the next process from the beginning): publishing twice is safe, the id is the same.
+/// Contract. `take` gives rows in the order of their numbers. A row stays until it is removed, and is given again until then, whoever asks from
+/// where: publishing twice is safe, the id is the same.
+///
+/// From the return of `remove` on the row is gone for this process: a `take` that is called afterwards MUST NOT give it, even where the removal is
+/// not committed yet or fails to be. One that was called before MAY give it. The next process MAY find it again.
 pub trait Outbox: Send + Sync + 'static {
     /// At most `limit` rows with numbers above `after`. Returns at once, MAY be empty.
     ///
@@ -214,10 +217,11 @@ pub trait Outbox: Send + Sync + 'static {
     /// The store failed.
     fn take<'a>(&'a self, after: u64, limit: u32) -> Fut<'a, Result<Vec<OutboxRow>, Fault>>;
 
-    /// Removes rows that were published and confirmed. Need not be durable at return: a crash publishes again.
+    /// Removes rows that were published and confirmed. Need not be durable at return: a crash publishes again. But from the return on no `take` gives
+    /// them in this process.
     ///
     /// # Errors
-    /// The store failed.
+    /// The store failed: the rows are still there, and are removed again.
     fn remove<'a>(&'a self, numbers: Vec<u64>) -> Fut<'a, Result<(), Fault>>;
 
     /// Waits until a commit added rows since the last call. MAY return early. Cancel safe.

@@ -20,6 +20,7 @@ use crate::failures::Wakers;
 use crate::handoff::Handoff;
 use crate::inbox::Hand;
 use crate::options::Options;
+use crate::removing::Removing;
 use crate::schema;
 
 /// How many prepared statements a connection keeps.
@@ -84,6 +85,8 @@ pub(crate) struct Shared {
     pub(crate) outbox_changed: Notify,
     /// The latest rows, for the relay.
     pub(crate) handoff: Mutex<Handoff>,
+    /// Rows on their way out.
+    pub(crate) removing: Removing,
     pub(crate) failures_changed: Wakers,
     /// How many of the next commits fail: for tests.
     #[cfg(test)]
@@ -96,14 +99,30 @@ impl Shared {
         if !rows.is_empty() {
             let count = rows.len() as u64;
             self.outbox_depth.fetch_add(count, Ordering::Relaxed);
-            self.handoff.lock().add(rows.drain(..));
+            let mut handoff = self.handoff.lock();
+            // Whoever reads the table may have been faster, and have published and removed what was committed just now.
+            let first = rows.first().map_or(u64::MAX, |row| row.number);
+            let removed = self.removing.any_from(first);
+            let waits = |row: &OutboxRow| !(removed && self.removing.contains(row.number));
+            handoff.add(rows.drain(..).filter(waits));
+            drop(handoff);
             self.outbox_changed.notify_one();
         }
     }
 
-    pub(crate) fn outbox_removed(&self, rows: u64) {
+    /// A removal is about to be answered. Gives the numbers that were not on their way already.
+    pub(crate) fn outbox_leaving(&self, numbers: Vec<u64>) -> Vec<u64> {
+        let fresh = self.removing.begin(numbers);
+        // ORDER: after they are on their way, so that a commit that adds them later knows.
+        self.handoff.lock().forget(&fresh);
+        fresh
+    }
+
+    /// A commit removed these; so many of them were there.
+    pub(crate) fn outbox_removed(&self, numbers: &[u64], rows: u64) {
         // Only the writer changes it, so it cannot go below zero.
         self.outbox_depth.fetch_sub(rows, Ordering::Relaxed);
+        self.removing.end(numbers);
     }
 
     #[cfg(test)]

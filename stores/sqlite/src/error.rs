@@ -107,6 +107,9 @@ pub enum Error {
     /// The claim on a failure record belongs to another, or ended.
     #[error("the claim on failure record {0} belongs to another")]
     ClaimLost(u64),
+    /// The removal of outbox rows was not committed. They stay.
+    #[error("published messages could not be removed from the outbox; try again")]
+    NotRemoved,
     /// The thread that writes is gone.
     #[error("the store's writer thread ended; open the database again")]
     WriterGone,
@@ -158,6 +161,7 @@ impl Error {
                 (FaultKind::NotFound, Advice::FixConfig)
             }
             Self::NotParked => (FaultKind::NotParked, Advice::FixMessage),
+            Self::NotRemoved => (FaultKind::Unreachable, retry(1_000)),
             Self::ClaimLost(_) => (FaultKind::LeaseLost, Advice::Rebalance),
             Self::WriterGone | Self::Closed => (FaultKind::Closed, Advice::StopOwner),
             Self::Sqlite { .. } => match self.sqlite_code() {

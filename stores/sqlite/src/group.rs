@@ -144,7 +144,7 @@ fn finish(db: &mut Db, removals: &mut Vec<u64>) -> Result<(), Error> {
     };
     db.hand.advance(&db.conn)?;
     commit(db)?;
-    db.shared.outbox_removed(removed);
+    db.shared.outbox_removed(removals, removed);
     removals.clear();
     Ok(())
 }

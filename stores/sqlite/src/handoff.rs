@@ -1,9 +1,9 @@
 //! The latest rows of the outbox in memory, so that the relay of a busy service need not read back what was just written.
 //!
-//! Invariant: every row of the outbox with a number above `from` is in `rows`, in order. So whoever asks for what is above a number that is not
+//! Invariant: every row of the outbox with a number above `from` that is not on its way out is in `rows`, in order. So whoever asks for what is above a number that is not
 //! below `from` gets all of it from here, and everybody else reads the table.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use postrider_core::store::OutboxRow;
 
@@ -62,6 +62,20 @@ impl Handoff {
         Some(taken)
     }
 
+    /// They leave the outbox: nobody is given them again.
+    pub(crate) fn forget(&mut self, numbers: &[u64]) {
+        let (Some(front), Some(last)) = (self.rows.front(), numbers.iter().max()) else {
+            return;
+        };
+        // Most rows were given to whoever removes them, and are not here.
+        if front.number > *last {
+            return;
+        }
+        let numbers: HashSet<u64> = numbers.iter().copied().collect();
+        self.rows.retain(|row| !numbers.contains(&row.number));
+        self.bytes = self.rows.iter().map(|row| row.message.payload.len()).sum();
+    }
+
     fn pop(&mut self) -> Option<OutboxRow> {
         let row = self.rows.pop_front()?;
         self.bytes -= row.message.payload.len();
@@ -113,6 +127,17 @@ mod tests {
         let mut handoff = Handoff::default();
         handoff.add([row(1, 1), row(2, 1), row(3, 1)]);
         assert_eq!(numbers(handoff.take(2, 10, 100)), Some(vec![3]));
+    }
+
+    #[test]
+    fn rows_that_were_removed_are_not_given_again() {
+        let mut handoff = Handoff::default();
+        handoff.begin(4);
+        handoff.add([row(5, 1), row(6, 2), row(7, 3), row(8, 4)]);
+        handoff.forget(&[3, 7, 5]);
+        assert_eq!(handoff.bytes, 6);
+        assert_eq!(numbers(handoff.take(4, 10, 100)), Some(vec![6, 8]));
+        assert_eq!(handoff.bytes, 0);
     }
 
     #[test]

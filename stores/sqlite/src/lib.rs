@@ -18,6 +18,7 @@ mod lock;
 mod options;
 mod outbox;
 mod packed;
+mod removing;
 mod schema;
 mod sql_error;
 mod store;

@@ -9,6 +9,7 @@ use postrider_core::clock::Timestamp;
 use postrider_core::envelope::{Envelope, Outgoing};
 use postrider_core::fault::{Fault, HandlerError};
 use postrider_core::name::Destination;
+use postrider_core::planted::{self, Plant};
 use postrider_core::store::{CommitFailure, Outbox, OutboxRow};
 use postrider_core::text::Text;
 use rusqlite::{Connection, Row, params};
@@ -36,9 +37,13 @@ impl Outbox for SqliteOutbox {
             if let Some(latest) = latest {
                 return Ok(latest);
             }
+            let leaving = match planted::is(Plant::RemovedRowGivenAgain) {
+                true => Vec::new(),
+                false => self.0.shared().removing.above(after),
+            };
             let taken = self
                 .0
-                .look_async(move |conn| take(conn, after, limit))
+                .look_async(move |conn| take(conn, after, rows, &leaving))
                 .await;
             taken.map_err(Fault::from)
         })
@@ -127,24 +132,34 @@ pub(crate) fn remove(conn: &Connection, numbers: &[u64]) -> Result<u64, Error> {
     Ok(removed as u64)
 }
 
-fn take(conn: &Connection, after: u64, limit: u32) -> Result<Vec<OutboxRow>, Error> {
+/// At most `limit` rows above `after`, without those on their way out (`leaving`, in order).
+fn take(
+    conn: &Connection,
+    after: u64,
+    limit: usize,
+    leaving: &[u64],
+) -> Result<Vec<OutboxRow>, Error> {
     let doing = "read the outbox";
     let after = i64::try_from(after).unwrap_or(i64::MAX);
     let mut statement = conn
         .prepare_cached(
             "SELECT number, destination, key, envelope, headers, payload FROM postrider_outbox \
-             WHERE number > ?1 ORDER BY number LIMIT ?2",
+             WHERE number > ?1 ORDER BY number",
         )
         .map_err(Error::sqlite(doing))?;
     let mut rows = statement
-        .query(params![after, limit])
+        .query(params![after])
         .map_err(Error::sqlite(doing))?;
     let mut taken = Vec::new();
     let mut bytes = 0;
-    while bytes < TAKE_BYTES_MAX {
+    while taken.len() < limit && bytes < TAKE_BYTES_MAX {
         let Some(row) = rows.next().map_err(Error::sqlite(doing))? else {
             break;
         };
+        let number: i64 = row.get(0).map_err(Error::sqlite(doing))?;
+        if leaving.binary_search(&number.unsigned_abs()).is_ok() {
+            continue;
+        }
         let row = read_row(row)?;
         bytes += row.message.payload.len();
         taken.push(row);

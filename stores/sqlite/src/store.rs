@@ -220,7 +220,7 @@ impl Sqlite {
             }
             Mode::Memory(db) => {
                 let job = Call::job(work, Reply::Future(sender), None);
-                self.run_inline(&mut db.lock(), Some(job), Vec::new())?;
+                self.run_inline(&mut db.lock(), Some(job), &mut Vec::new())?;
             }
         }
         receiver
@@ -237,7 +237,7 @@ impl Sqlite {
         let job = Call::job(work, Reply::Thread(sender), None);
         match &self.inner.mode {
             Mode::File(file) => file.queue.push(job),
-            Mode::Memory(db) => self.run_inline(&mut db.lock(), Some(job), Vec::new())?,
+            Mode::Memory(db) => self.run_inline(&mut db.lock(), Some(job), &mut Vec::new())?,
         }
         receiver.recv().unwrap_or(Err(Error::WriterGone))
     }
@@ -246,10 +246,10 @@ impl Sqlite {
         &self,
         db: &mut Option<Db>,
         mut job: Option<crate::group::BoxJob>,
-        mut removals: Vec<u64>,
+        removals: &mut Vec<u64>,
     ) -> Result<(), Error> {
         let db = db.as_mut().ok_or(Error::Closed)?;
-        run_group(db, self.inner.bounds, &mut removals, || job.take());
+        run_group(db, self.inner.bounds, removals, || job.take());
         Ok(())
     }
 
@@ -312,16 +312,25 @@ impl Sqlite {
         }
     }
 
+    /// Removes outbox rows with the next commit. From the return on nobody is given them.
     pub(crate) fn remove_outgoing(&self, numbers: Vec<u64>) -> Result<(), Error> {
-        match &self.inner.mode {
-            Mode::File(file) => file.queue.push_removals(numbers),
-            Mode::Memory(db) => self.run_inline(&mut db.lock(), None, numbers),
+        let mut numbers = self.shared().outbox_leaving(numbers);
+        let removed = match &self.inner.mode {
+            Mode::File(file) => file.queue.push_removals(&numbers),
+            Mode::Memory(db) => match self.run_inline(&mut db.lock(), None, &mut numbers) {
+                Ok(()) if !numbers.is_empty() => Err(Error::NotRemoved),
+                ran => ran,
+            },
+        };
+        if removed.is_err() {
+            self.shared().removing.end(&numbers);
         }
+        removed
     }
 
     pub(crate) async fn flush_removals(&self) -> Result<(), Error> {
         match &self.inner.mode {
-            Mode::File(file) if file.queue.has_removals() => {
+            Mode::File(_) if self.shared().removing.any_from(0) => {
                 self.exec(|_| Ok::<(), Error>(())).await
             }
             _ => Ok(()),

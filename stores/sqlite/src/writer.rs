@@ -140,21 +140,17 @@ impl Queue {
         self.ready.notify_one();
     }
 
-    pub(crate) fn push_removals(&self, numbers: Vec<u64>) -> Result<(), Error> {
+    pub(crate) fn push_removals(&self, numbers: &[u64]) -> Result<(), Error> {
         let mut state = self.state.lock();
         if state.closing || state.gone {
             return Err(Error::Closed);
         }
         let was_idle = state.removals.is_empty();
-        state.removals.extend(numbers);
+        state.removals.extend_from_slice(numbers);
         if was_idle || state.removals.len() >= REMOVALS_MAX {
             self.ready.notify_one();
         }
         Ok(())
-    }
-
-    pub(crate) fn has_removals(&self) -> bool {
-        !self.state.lock().removals.is_empty()
     }
 
     /// Lets the writer finish what is queued, and end.

@@ -7,7 +7,7 @@ mod support;
 use std::process::Command;
 
 use postrider_core::planted::{self, Plant};
-use postrider_core::store::{CommitFailure, Committed, TxStore};
+use postrider_core::store::{CommitFailure, Committed, Store, TxStore};
 use postrider_sqlite::Sqlite;
 use support::*;
 
@@ -18,7 +18,7 @@ const PLANTED: &str = "POSTRIDER_SQLITE_PLANTED";
 type Check = fn() -> Result<(), String>;
 
 /// A bug, who finds it.
-const BUGS: [(Plant, &str, Check); 4] = [
+const BUGS: [(Plant, &str, Check); 5] = [
     (Plant::SynchronousNormal, "the pragma of the writer", level),
     (
         Plant::SynchronousNormal,
@@ -30,6 +30,11 @@ const BUGS: [(Plant, &str, Check); 4] = [
         Plant::FenceUnchecked,
         "a handler that outlives its lease",
         fenced,
+    ),
+    (
+        Plant::RemovedRowGivenAgain,
+        "a look at the outbox before a removal is committed",
+        gone,
     ),
 ];
 
@@ -148,6 +153,22 @@ fn fenced() -> Result<(), String> {
         match store.transact(unit, Box::new(outlives)).await {
             Err(CommitFailure::Fenced) => Ok(()),
             other => Err(format!("{other:?}")),
+        }
+    })
+}
+
+fn gone() -> Result<(), String> {
+    on_file(async |store| {
+        deliver(&store, 1).await.unwrap();
+        let outbox = store.outbox().unwrap();
+        let rows = outbox.take(0, 10).await.unwrap();
+        let writer = hold_writer(&store).await;
+        outbox.remove(vec![rows[0].number]).await.unwrap();
+        let again = outbox.take(0, 10).await.unwrap();
+        writer.let_go().await;
+        match again.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{again:?}")),
         }
     })
 }

@@ -195,7 +195,7 @@ impl Relay {
     fn take(&mut self) {
         self.taking = true;
         let outbox = Arc::clone(&self.setup.outbox);
-        let cursor = self.window.cursor();
+        let cursor = self.window.take_begins();
         self.jobs.push(Box::pin(async move {
             let rows = outbox.take(cursor.after, BATCH_ROWS_MAX as u32).await;
             Event::Taken(cursor, rows)

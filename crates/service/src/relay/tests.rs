@@ -129,6 +129,7 @@ async fn a_relay_killed_at_every_step_publishes_everything_in_order() {
                 if outbox.numbers().is_empty() {
                     break;
                 }
+                outbox.crash(|| random.below(2) == 0);
             }
             assert!(kills > 0, "{context}: the point was never reached");
             check(&publisher.stored.lock(), &rows, &context);
@@ -151,11 +152,68 @@ async fn a_relay_dropped_in_the_middle_of_a_call_publishes_everything_in_order()
             let (setup, _) = setup(&outbox, &publisher, seed, None);
             let at_most = Duration::from_millis(20 + random.below(200));
             run_once(setup, &outbox, at_most).await;
+            if !outbox.numbers().is_empty() {
+                outbox.crash(|| random.below(2) == 0);
+            }
             lives += 1;
             assert!(lives < 10_000, "seed {seed}: no end");
         }
         check(&publisher.stored.lock(), &rows, &format!("seed {seed}"));
     }
+}
+
+/// A relay that is never killed, before an engine that takes everything: reads, publishes and removals overlap, and each row goes out once.
+async fn published_twice(seed: u64) -> Result<(), String> {
+    const ROWS: u64 = 1500;
+    let random = Seeded::new(seed);
+    let rows = made_up(&random, ROWS);
+    let outbox = FakeOutbox::new([]);
+    let slow = Seeded::new(seed ^ 1);
+    outbox.delay(move || Duration::from_millis(slow.below(120)));
+    let publisher = FakePublisher::new();
+    let slow = Seeded::new(seed ^ 2);
+    publisher.delay(move || Duration::from_millis(slow.below(20)));
+    let (setup, _) = setup(&outbox, &publisher, seed, None);
+    let relay = spawn(setup);
+    // Time for several polls, each of which reads from the beginning.
+    for (number, message) in rows.clone() {
+        tokio::time::sleep(Duration::from_millis(random.below(40))).await;
+        outbox.push(number, message);
+    }
+    until(|| outbox.numbers().is_empty()).await;
+    assert!(relay.stop(Duration::from_secs(60)).await);
+    let stored = publisher.stored.lock();
+    check(&stored, &rows, &format!("seed {seed}"));
+    let mut seen = BTreeSet::new();
+    let twice = stored.iter().map(number_of).find(|n| !seen.insert(*n));
+    twice.map_or(Ok(()), |n| {
+        Err(format!("seed {seed}: row {n} was published twice"))
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_is_not_killed_publishes_each_row_once() {
+    #[cfg(feature = "planted")]
+    let _nothing = postrider_core::planted::none();
+    for seed in 0..5 {
+        assert_eq!(published_twice(seed).await, Ok(()));
+    }
+}
+
+#[cfg(feature = "planted")]
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_forgets_what_it_removed_is_found() {
+    use postrider_core::planted::{Plant, plant};
+    let _bug = plant(Plant::RelayForgetsRemoved);
+    for seed in 0..10 {
+        if published_twice(seed).await.is_err() {
+            println!(
+                r#"proof: {{"name":"planted","bug":"RelayForgetsRemoved","found_in_seeds":{seed},"within":10,"by":"a relay that is not killed"}}"#
+            );
+            return;
+        }
+    }
+    panic!("planted and not found");
 }
 
 async fn until(what: impl Fn() -> bool) {

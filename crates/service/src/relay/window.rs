@@ -7,6 +7,7 @@ use bytes::Bytes;
 use postrider_core::clock::Mono;
 use postrider_core::envelope::Outgoing;
 use postrider_core::name::Destination;
+use postrider_core::planted::{self, Plant};
 use postrider_core::store::OutboxRow;
 
 use super::{BATCH_BYTES_MAX, BATCH_ROWS_MAX, LANES_MAX, WINDOW_BYTES_MAX, WINDOW_ROWS_MAX};
@@ -61,6 +62,8 @@ pub(super) struct Window {
     lanes: HashMap<LaneId, Lane>,
     /// Published and not yet removed: not published again when they are read again.
     done: BTreeSet<u64>,
+    /// Removed since the last take began, which may have read them before.
+    gone: BTreeSet<u64>,
     cursor: Cursor,
     bytes: usize,
 }
@@ -82,6 +85,12 @@ impl Cursor {
 
 impl Window {
     pub(super) fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// A take begins: the outbox gives it nothing of what was removed before.
+    pub(super) fn take_begins(&mut self) -> Cursor {
+        self.gone.clear();
         self.cursor
     }
 
@@ -119,7 +128,7 @@ impl Window {
         let mut blocked_rows = self.blocked_rows();
         for OutboxRow { number, message } in rows {
             self.cursor.after = self.cursor.after.max(number);
-            if self.rows.contains_key(&number) || self.done.contains(&number) {
+            if self.is_known(number) {
                 continue;
             }
             let lane = self.lanes.entry(LaneId::of(number, &message)).or_default();
@@ -136,6 +145,11 @@ impl Window {
             self.rows.insert(number, Waiting { message, in_flight });
         }
         more
+    }
+
+    fn is_known(&self, number: u64) -> bool {
+        let gone = self.gone.contains(&number) && !planted::is(Plant::RelayForgetsRemoved);
+        gone || self.rows.contains_key(&number) || self.done.contains(&number)
     }
 
     /// The next rows to publish in one call, in order. A lane with a call outstanding waits; one that failed before sends its first row alone.
@@ -242,6 +256,7 @@ impl Window {
     pub(super) fn removed(&mut self, numbers: &[u64]) {
         for number in numbers {
             self.done.remove(number);
+            self.gone.insert(*number);
         }
     }
 

@@ -1,7 +1,10 @@
-//! An outbox in memory.
+//! An outbox in memory that removes late: what was removed is given to nobody, and is there again after a crash until the next removal.
+//!
+//! Its waits are virtual: every test that uses them runs with `start_paused`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use postrider_core::Fut;
@@ -10,12 +13,18 @@ use postrider_core::fault::Fault;
 use postrider_core::store::{Outbox, OutboxRow};
 use tokio::sync::Notify;
 
+type Delay = Box<dyn FnMut() -> Duration + Send>;
+
 #[derive(Default)]
 pub struct FakeOutbox {
     rows: Mutex<BTreeMap<u64, Outgoing>>,
+    /// Removed, and not yet durably so.
+    removed: Mutex<BTreeMap<u64, Outgoing>>,
     changed: Notify,
     /// The next calls fail, in order.
     pub faults: Mutex<Vec<Fault>>,
+    /// How long a take needs to answer, after it has looked.
+    pub delay: Mutex<Option<Delay>>,
 }
 
 impl FakeOutbox {
@@ -32,6 +41,15 @@ impl FakeOutbox {
     pub fn numbers(&self) -> Vec<u64> {
         self.rows.lock().keys().copied().collect()
     }
+    pub fn delay(&self, delay: impl FnMut() -> Duration + Send + 'static) {
+        *self.delay.lock() = Some(Box::new(delay));
+    }
+    /// The process died: what was removed last may be there again.
+    pub fn crash(&self, mut is_back: impl FnMut() -> bool) {
+        let removed = std::mem::take(&mut *self.removed.lock());
+        let back = removed.into_iter().filter(|_| is_back());
+        self.rows.lock().extend(back);
+    }
     fn fault(&self) -> Option<Fault> {
         self.faults.lock().pop()
     }
@@ -43,14 +61,20 @@ impl Outbox for FakeOutbox {
             if let Some(fault) = self.fault() {
                 return Err(fault);
             }
-            let rows = self.rows.lock();
-            let rows = rows.range(after + 1..).take(limit as usize);
-            Ok(rows
-                .map(|(number, message)| OutboxRow {
-                    number: *number,
-                    message: message.clone(),
-                })
-                .collect())
+            let row = |(number, message): (&u64, &Outgoing)| OutboxRow {
+                number: *number,
+                message: message.clone(),
+            };
+            let taken = {
+                let rows = self.rows.lock();
+                let taken = rows.range(after + 1..).take(limit as usize);
+                taken.map(row).collect()
+            };
+            let delay = self.delay.lock().as_mut().map(|delay| delay());
+            if let Some(delay) = delay {
+                tokio::time::sleep(delay).await;
+            }
+            Ok(taken)
         })
     }
     fn remove<'a>(&'a self, numbers: Vec<u64>) -> Fut<'a, Result<(), Fault>> {
@@ -59,9 +83,10 @@ impl Outbox for FakeOutbox {
                 return Err(fault);
             }
             let mut rows = self.rows.lock();
-            for number in numbers {
-                rows.remove(&number);
-            }
+            let removed = numbers
+                .into_iter()
+                .filter_map(|number| rows.remove_entry(&number));
+            *self.removed.lock() = removed.collect();
             Ok(())
         })
     }

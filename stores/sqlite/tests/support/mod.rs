@@ -127,3 +127,37 @@ pub fn failure(n: u64, follower: bool) -> postrider_core::failure::FailureDraft 
         },
     }
 }
+
+/// The writer, in the middle of a group that does not end: nothing is committed.
+pub struct HeldWriter {
+    go: std::sync::mpsc::Sender<()>,
+    group: tokio::task::JoinHandle<()>,
+}
+
+impl HeldWriter {
+    /// Lets the group go on, and waits for its end.
+    pub async fn let_go(self) {
+        self.go.send(()).unwrap();
+        self.group.await.unwrap();
+    }
+}
+
+/// Holds the writer of a file.
+pub async fn hold_writer(store: &Sqlite) -> HeldWriter {
+    let (go, wait_go) = std::sync::mpsc::channel();
+    let (entered, at_work) = tokio::sync::oneshot::channel();
+    let mut entered = Some(entered);
+    let store = store.clone();
+    let group = tokio::spawn(async move {
+        let work = move |_: &mut Connection| {
+            if let Some(entered) = entered.take() {
+                entered.send(()).unwrap();
+                wait_go.recv().unwrap();
+            }
+            Ok(vec![])
+        };
+        store.write(Box::new(work)).await.unwrap();
+    });
+    at_work.await.unwrap();
+    HeldWriter { go, group }
+}
