@@ -289,7 +289,8 @@ impl Sqlite {
                 None => db::open_reader(&file.path, &file.options)?,
             };
             let value = read(&conn);
-            if !file.reading.is_closed() {
+            // One that was left in a transaction would show every later read what was committed before it, and keep the WAL from being folded.
+            if conn.is_autocommit() && !file.reading.is_closed() {
                 file.readers.lock().push(conn);
             }
             value

@@ -550,3 +550,30 @@ async fn a_read_that_panics_leaves_the_store_as_it_was() {
     assert!(panicked.await.unwrap_err().is_panic());
     assert_eq!(deliver(&store, 1).await.unwrap(), APPLIED);
 }
+
+#[tokio::test]
+async fn a_read_that_leaves_a_transaction_open_is_the_last_of_its_connection() {
+    let (_dir, store) = file();
+    let count = |conn: &Connection| {
+        conn.query_row("SELECT count(*) FROM effect", [], |r| r.get::<_, i64>(0))
+    };
+    for n in 0..3 {
+        deliver(&store, 2 * n).await.unwrap();
+        // One goes wrong within, one forgets the end.
+        let failed = store.read(move |conn| {
+            conn.execute_batch("BEGIN")?;
+            count(conn)?;
+            match n {
+                0 => Ok(()),
+                _ => conn.execute_batch("SELECT nothing"),
+            }
+        });
+        assert_eq!(failed.await.is_ok(), n == 0);
+        deliver(&store, 2 * n + 1).await.unwrap();
+        assert_eq!(
+            store.read(count).await.unwrap(),
+            2 * i64::try_from(n).unwrap() + 2,
+            "what was committed meanwhile is seen"
+        );
+    }
+}
