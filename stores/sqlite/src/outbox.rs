@@ -43,7 +43,7 @@ impl Outbox for SqliteOutbox {
             };
             let taken = self
                 .0
-                .look_async(move |conn| take(conn, after, rows, &leaving))
+                .look_outbox(move |conn| take(conn, after, rows, &leaving))
                 .await;
             taken.map_err(Fault::from)
         })

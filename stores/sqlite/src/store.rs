@@ -79,8 +79,10 @@ struct File {
     readers: Mutex<Vec<Connection>>,
     /// Bounds the service's reads.
     reading: Arc<Semaphore>,
-    /// Bounds our own, so that a long report never holds up the relay.
+    /// Bounds our listings, so that a person who asks for many never takes what the service reads with.
     looking: Arc<Semaphore>,
+    /// Bounds the relay's, so that no long report holds it up.
+    relaying: Arc<Semaphore>,
 }
 
 impl Sqlite {
@@ -131,6 +133,7 @@ impl Sqlite {
             readers: Mutex::default(),
             reading: Arc::new(Semaphore::new(options.readers)),
             looking: Arc::new(Semaphore::new(1)),
+            relaying: Arc::new(Semaphore::new(1)),
             path: path.clone(),
             options,
         });
@@ -253,13 +256,22 @@ impl Sqlite {
         Ok(())
     }
 
-    /// Reads our own tables.
+    /// Lists our own tables.
     pub(crate) async fn look_async<T, F>(&self, read: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
     {
         self.on_reader(|file| file.looking.clone(), read).await
+    }
+
+    /// Reads the outbox, whoever reads anything else.
+    pub(crate) async fn look_outbox<T, F>(&self, read: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    {
+        self.on_reader(|file| file.relaying.clone(), read).await
     }
 
     async fn on_reader<T, F>(
@@ -384,6 +396,7 @@ impl File {
     fn close(&self) -> Option<JoinHandle<()>> {
         self.reading.close();
         self.looking.close();
+        self.relaying.close();
         self.look.lock().take();
         self.readers.lock().clear();
         self.queue.close();
@@ -476,3 +489,6 @@ impl TxStore for Sqlite {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
