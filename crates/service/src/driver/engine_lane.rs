@@ -17,29 +17,25 @@ use super::run::{Alarm, Driver};
 /// Operations of one settle call.
 const SETTLES_MAX: usize = 1024;
 
-enum Work {
-    Settle(Slot, Settle),
-    Extend(Vec<Slot>),
-}
-
 /// What waits for the engine. Bounded by what is held.
 #[derive(Default)]
 pub(super) struct EngineLane {
-    queue: VecDeque<Work>,
+    /// A lease runs out while settles wait: extensions go first.
+    extends: VecDeque<Vec<Slot>>,
+    settles: VecDeque<(Slot, Settle)>,
     calling: bool,
-    /// Until its alarm: the last call failed.
+    /// Until its alarm: a settle failed. Extensions go on meanwhile: else one settle that fails would end the leases of all.
     pub(super) waits: bool,
     tries: u32,
 }
 
 impl EngineLane {
     pub(super) fn settle(&mut self, slot: Slot, settle: Settle) {
-        self.queue.push_back(Work::Settle(slot, settle));
+        self.settles.push_back((slot, settle));
     }
 
     pub(super) fn extend(&mut self, slots: Vec<Slot>) {
-        // A lease runs out while settles wait: extensions go first.
-        self.queue.push_front(Work::Extend(slots));
+        self.extends.push_back(slots);
     }
 }
 
@@ -51,22 +47,18 @@ pub(super) fn is_lost(fault: &Fault) -> bool {
 impl Driver {
     /// Makes the next call, if none is outstanding.
     pub(super) fn call_engine(&mut self) {
-        if self.engine.calling || self.engine.waits {
-            return;
-        }
         while !self.engine.calling {
-            match self.engine.queue.front() {
-                None => return,
-                Some(Work::Extend(_)) => self.call_extend(),
-                Some(Work::Settle(..)) => self.call_settle(),
+            if let Some(slots) = self.engine.extends.pop_front() {
+                self.call_extend(slots);
+            } else if !self.engine.waits && !self.engine.settles.is_empty() {
+                self.call_settle();
+            } else {
+                return;
             }
         }
     }
 
-    fn call_extend(&mut self) {
-        let Some(Work::Extend(slots)) = self.engine.queue.pop_front() else {
-            return;
-        };
+    fn call_extend(&mut self, slots: Vec<Slot>) {
         let mut out: Vec<(Slot, LeaseToken)> = Vec::with_capacity(slots.len());
         for slot in slots {
             // One whose token is in a commit is being settled by it.
@@ -93,10 +85,7 @@ impl Driver {
     fn call_settle(&mut self) {
         let (mut slots, mut ops, mut settled) = (Vec::new(), Vec::new(), Vec::new());
         while ops.len() < SETTLES_MAX {
-            let Some(Work::Settle(..)) = self.engine.queue.front() else {
-                break;
-            };
-            let Some(Work::Settle(slot, settle)) = self.engine.queue.pop_front() else {
+            let Some((slot, settle)) = self.engine.settles.pop_front() else {
                 break;
             };
             match self.slab.get_mut(slot).and_then(|held| held.take_token()) {
@@ -171,7 +160,7 @@ impl Driver {
                 Some(Err(error)) => match self.settle_failed(slot, error) {
                     After::Lost => lost.push(slot),
                     After::NotParked => not_parked.push(slot),
-                    After::Again(settle) => again.push(Work::Settle(slot, settle)),
+                    After::Again(settle) => again.push((slot, settle)),
                 },
                 // An engine that answers with too few results broke its contract: the lease will run out.
                 None => lost.push(slot),
@@ -188,7 +177,7 @@ impl Driver {
             again
                 .into_iter()
                 .rev()
-                .for_each(|work| self.engine.queue.push_front(work));
+                .for_each(|settle| self.engine.settles.push_front(settle));
         }
         if !done.is_empty() {
             self.inputs.push_back(Input::Settled(done));

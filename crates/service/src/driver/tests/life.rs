@@ -86,6 +86,47 @@ async fn a_connection_that_ends_cancels_its_handlers_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_settle_that_fails_again_and_again_ends_no_lease() {
+    let dropped = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&dropped);
+    let lease = Duration::from_secs(3);
+    let options = Options {
+        lease,
+        ..Options::default()
+    };
+    let world = World::lease(options, move |d| {
+        let guard = OnDrop(Arc::clone(&flag));
+        async move {
+            if number(&d) == 2 {
+                std::mem::forget(guard);
+                return Ending::Committed;
+            }
+            let _guard = guard;
+            std::future::pending().await
+        }
+    });
+    // The waits between its tries grow far beyond the lease.
+    let faults = (0..12).map(|_| passing());
+    world.settles.faults.lock().extend(faults);
+    for (position, key) in [(1, "a"), (2, "b")] {
+        let raw = write(&outgoing(position, Some(key)), Carriage::Binary);
+        let until = world.clock.mono().plus(lease);
+        world
+            .feed
+            .push_leased(position, raw, Some(0), false, Some(until));
+    }
+    world.settles.wait_for(1).await;
+    assert_eq!(world.settled(), [(2, "ack")]);
+    let took = world.clock.mono().0;
+    assert!(took > Duration::from_secs(60), "it took {took:?}");
+    assert!(!dropped.load(Ordering::SeqCst), "a handler was cancelled");
+    assert_eq!(world.count(LEASES_LOST), 0);
+    let extended = world.settles.extended.lock().clone();
+    let least = (took.as_secs() / lease.as_secs()) as u32;
+    assert!(extended[&1] > least, "{extended:?} of {least}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_settle_that_fails_is_tried_again_while_the_delivery_is_held() {
     let script = Script::new(&[]);
     let world = World::lease(Options::default(), script.handler());
