@@ -81,6 +81,16 @@ pub enum DriverError {
         /// The first that is kept.
         first: u64,
     },
+    /// The driver itself panicked, which is a defect of Postrider, or of an engine or a failure store.
+    #[error(
+        "{subscription} stopped because its driver panicked: {text}; this is a defect: report it, and start the service again; what was held comes again"
+    )]
+    Panicked {
+        /// Whose.
+        subscription: SubscriptionId,
+        /// What the panic said.
+        text: String,
+    },
     /// The driver was cut off: the service was dropped, or the runtime was shut down.
     #[error(
         "the driver of {subscription} is gone: the service was dropped, or the runtime was shut down, before the service was stopped"

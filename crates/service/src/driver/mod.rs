@@ -33,9 +33,12 @@ mod run;
 mod turn;
 mod watching;
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use postrider_core::failure::FailureStore;
 use postrider_core::fault::{Advice, Fault, FaultKind};
@@ -116,19 +119,21 @@ pub(crate) fn spawn(setup: Setup) -> DriverHandle {
             handle: handle.clone(),
         },
     });
+    let listed = Listed { registry, running };
     let span =
         tracing::info_span!(target: "postrider", parent: None, "subscription", id = %setup.spec.id);
     let task = async move {
+        // A panic of the driver ends this subscription alone, and as any other end does.
+        let run = AssertUnwindSafe(run::run(setup, received, Arc::clone(&status))).catch_unwind();
         let ended = tokio::select! {
             biased;
             () = cut.cancelled() => dropped(&id),
-            ended = run::run(setup, received, Arc::clone(&status)) => ended,
+            ended = run => ended.unwrap_or_else(|panic| panicked(&id, status.lock().held, panic)),
         };
-        registry.remove(&running);
+        drop(listed);
         if let Some(failures) = failures {
             release_claims(&*failures, &id, member).await;
         }
-        drop(running);
         *status.lock() = Status {
             phase: Phase::Ended,
             held: ended.report.left,
@@ -142,6 +147,32 @@ pub(crate) fn spawn(setup: Setup) -> DriverHandle {
     };
     tokio::spawn(task.instrument(span));
     handle
+}
+
+/// A subscription in the registry, until its driver is gone, however it went.
+struct Listed {
+    registry: Arc<Registry>,
+    running: Arc<Running>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.registry.remove(&self.running);
+    }
+}
+
+/// The end of a driver that panicked: what it held comes again.
+fn panicked(id: &SubscriptionId, held: u32, panic: Box<dyn Any + Send>) -> Ended {
+    Ended {
+        report: DrainReport {
+            left: held,
+            ..DrainReport::default()
+        },
+        error: Some(Arc::new(DriverError::Panicked {
+            subscription: id.clone(),
+            text: outcome::panic_text(panic),
+        })),
+    }
 }
 
 /// The end of a driver whose service was dropped.

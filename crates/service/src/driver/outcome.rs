@@ -137,7 +137,7 @@ impl Driver {
     }
 }
 
-fn panic_text(panic: Box<dyn std::any::Any + Send>) -> String {
+pub(super) fn panic_text(panic: Box<dyn std::any::Any + Send>) -> String {
     let text = panic
         .downcast_ref::<&str>()
         .map(ToString::to_string)

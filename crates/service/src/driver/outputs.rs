@@ -2,8 +2,9 @@
 
 use postrider_core::failure::Cause;
 use postrider_core::settle::Settle;
+use postrider_core::source::Credit;
 use postrider_core::store::Fence;
-use postrider_kernel::{Input, Outcome, Output, Slot};
+use postrider_kernel::{Input, Origin, Outcome, Output, Slot};
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::Instrument as _;
@@ -53,10 +54,7 @@ impl Driver {
             Output::Ask { slot, id } => self.ask(slot, id),
             Output::Gone { id, ended } => self.gone(id, ended),
             Output::Revoked { at } => self.revoked.push(at),
-            Output::Credit { source, redrive } => {
-                self.credit = source;
-                self.home.room = redrive;
-            }
+            Output::Credit { source, redrive } => self.grant(source, redrive),
             Output::SetTimer(at) => {
                 self.alarms.retain(|(_, alarm)| *alarm != Alarm::Kernel);
                 if let Some(at) = at {
@@ -74,6 +72,26 @@ impl Driver {
                 self.drained = true;
             }
         }
+    }
+
+    /// ORDER: the kernel counts what it was told of. What came in and waits for its turn among the inputs has used credit that the kernel does not
+    /// know of yet.
+    fn grant(&mut self, mut source: Credit, mut redrive: u32) {
+        for input in &self.inputs {
+            let Input::Messages(incoming) = input else {
+                continue;
+            };
+            for one in incoming {
+                if matches!(one.origin, Origin::Redrive) {
+                    redrive = redrive.saturating_sub(1);
+                } else {
+                    source.messages = source.messages.saturating_sub(1);
+                    source.bytes = source.bytes.saturating_sub(one.size);
+                }
+            }
+        }
+        self.credit = source;
+        self.home.room = redrive;
     }
 
     fn settle_all(&mut self, slots: Vec<Slot>, how: impl Fn() -> Settle) {

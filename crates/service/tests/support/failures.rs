@@ -31,6 +31,8 @@ pub struct FakeFailures {
     pub faults: Mutex<Vec<Fault>>,
     /// How many of the next calls of `finish` fail.
     pub finishes_fail: Mutex<u32>,
+    /// The next claim wakes the first, and gives its records once the second was told.
+    pub claim_waits: Mutex<Option<(Arc<Notify>, Arc<Notify>)>>,
     /// `changed` returns at once, as it may.
     pub always_changed: Mutex<bool>,
     /// Calls of `changed`.
@@ -45,6 +47,7 @@ impl FakeFailures {
             changed: Notify::new(),
             faults: Mutex::default(),
             finishes_fail: Mutex::default(),
+            claim_waits: Mutex::default(),
             always_changed: Mutex::default(),
             looks: Mutex::default(),
         })
@@ -302,6 +305,11 @@ impl FailureStore for FakeFailures {
         room: u32,
     ) -> Fut<'a, Result<Vec<Redriven>, Fault>> {
         Box::pin(async move {
+            let waits = self.claim_waits.lock().take();
+            if let Some((wake, told)) = waits {
+                wake.notify_waiters();
+                told.notified().await;
+            }
             let mut inner = self.inner.lock();
             let waiting = |r: &&FailureRecord| r.state == FailureState::Redriving;
             let free = inner

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -83,6 +84,12 @@ impl Settles {
 pub struct Feed {
     queue: Mutex<VecDeque<Result<Leased, Fault>>>,
     wake: Notify,
+    /// How much later than 1 the generation is of what is pushed.
+    pub later: AtomicU64,
+    /// The generation that ends at the moment of the next hand-over.
+    pub ends_next: Mutex<Option<u64>>,
+    /// The next hand-over panics.
+    pub panics: AtomicBool,
 }
 
 impl Feed {
@@ -108,7 +115,7 @@ impl Feed {
             record: Record::read(raw, position, Some(Timestamp(1))),
             token: LeaseToken {
                 position,
-                generation: 1,
+                generation: 1 + self.later.load(Ordering::SeqCst),
             },
             until,
             deliveries,
@@ -119,6 +126,11 @@ impl Feed {
     }
     pub fn push_fault(&self, fault: Fault) {
         self.queue.lock().push_back(Err(fault));
+        self.wake.notify_one();
+    }
+    /// The source panics, as a driver with a defect would.
+    pub fn panic(&self) {
+        self.panics.store(true, Ordering::SeqCst);
         self.wake.notify_one();
     }
 }
@@ -146,6 +158,7 @@ impl LeaseSource for FakeLease {
         Box::pin(async move {
             loop {
                 let wake = self.feed.wake.notified();
+                assert!(!self.feed.panics.load(Ordering::SeqCst), "a defect");
                 {
                     let mut queue = self.feed.queue.lock();
                     let mut out = Vec::new();
@@ -161,6 +174,9 @@ impl LeaseSource for FakeLease {
                         }
                     }
                     if !out.is_empty() {
+                        if let Some(generation) = self.feed.ends_next.lock().take() {
+                            self.settler.settles.end(generation);
+                        }
                         return Ok(out);
                     }
                 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod credit;
 mod effects;
 mod failing;
 mod life;
