@@ -4,6 +4,7 @@ mod options;
 mod outlet;
 mod window;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,8 +14,8 @@ use postrider_core::code::Code;
 use postrider_core::engine::{Cancel, Engine, EngineInfo, Receipt, Scheduled};
 use postrider_core::envelope::{Envelope, Outgoing};
 use postrider_core::failure::FailureStore;
-use postrider_core::fault::{Fault, FaultKind};
-use postrider_core::message::{Command, Event, Message};
+use postrider_core::fault::{Advice, Fault, FaultKind};
+use postrider_core::message::{Command, Event, Key, Message};
 use postrider_core::name::DestinationKind;
 use postrider_core::text::Text;
 
@@ -135,29 +136,50 @@ impl Bus {
         self.put_one(self.seal(draft)?).await
     }
 
-    /// Publishes events in their order, in one call of the engine as far as the window allows. Result `i` belongs to event `i`; where one fails,
-    /// later ones of the same key fail too.
+    /// Publishes events in their order, in calls of the engine of up to 512. Result `i` belongs to event `i`; where one fails, later ones of the
+    /// same key fail too, whichever call they are in, and are not published.
     pub async fn publish_all<P: IntoPublish>(
         &self,
         events: impl IntoIterator<Item = P>,
     ) -> Vec<Result<Receipt>> {
+        let (batch, mut results) = self.seal_all(events);
+        // ORDER: of events of one type, so that all go to one topic, and the key alone says what must not pass what.
+        let mut broken = Broken::new();
+        for chunk in chunks(batch, BATCH_MESSAGES_MAX) {
+            self.put_chunk(chunk, &mut broken, &mut results).await;
+        }
+        results
+    }
+
+    /// What can be given to the engine, and a result for each event: of the others, why not.
+    fn seal_all<P: IntoPublish>(
+        &self,
+        events: impl IntoIterator<Item = P>,
+    ) -> (Vec<Waiting>, Vec<Result<Receipt>>) {
         let mut results = Vec::new();
         let mut batch = Vec::new();
+        let mut broken = Broken::new();
         for event in events {
-            let draft = event.into_publish().into_draft().map_err(Error::from);
+            let mut event = event.into_publish();
+            let key = event.key_found().cloned();
+            if let Some(retriable) = key.as_ref().and_then(|key| broken.get(key)) {
+                results.push(Err(behind_failed(*retriable)));
+                continue;
+            }
+            let draft = event.into_draft().map_err(Error::from);
             let sealed = draft.and_then(|d| Ok((d.size(), self.seal(d)?)));
             results.push(match sealed {
                 Ok((size, message)) => {
                     batch.push((results.len(), size, message));
                     Err(Error::new(Code::ENGINE_FAILED, "the engine gave no result"))
                 }
-                Err(error) => Err(error),
+                Err(error) => {
+                    broken.extend(key.map(|key| (key, error.is_retriable())));
+                    Err(error)
+                }
             });
         }
-        for chunk in chunks(batch, BATCH_MESSAGES_MAX) {
-            self.put_chunk(chunk, &mut results).await;
-        }
-        results
+        (batch, results)
     }
 
     /// Sends a command to its queue and waits for the confirmation. Otherwise as [`Bus::publish`].
@@ -377,15 +399,46 @@ impl Bus {
         self.inner.window.wait(1, bytes).await
     }
 
-    async fn put_chunk(&self, chunk: Vec<Waiting>, results: &mut [Result<Receipt>]) {
+    /// Publishes what is not behind a message of its key that failed before.
+    async fn put_chunk(
+        &self,
+        mut chunk: Vec<Waiting>,
+        broken: &mut Broken,
+        results: &mut [Result<Receipt>],
+    ) {
+        if !broken.is_empty() {
+            chunk.retain(|(index, _, message)| {
+                let key = message.envelope.key.as_ref();
+                let Some(retriable) = key.and_then(|key| broken.get(key)) else {
+                    return true;
+                };
+                results[*index] = Err(behind_failed(*retriable));
+                false
+            });
+        }
+        if chunk.is_empty() {
+            return;
+        }
         let bytes = chunk.iter().map(|(_, size, _)| size).sum();
         let _room = self.inner.window.wait(chunk.len(), bytes).await;
-        let (indexes, messages): (Vec<_>, Vec<_>) =
-            chunk.into_iter().map(|(index, _, m)| (index, m)).unzip();
-        let given = self.inner.runtime.publisher.publish(messages).await;
-        for (index, result) in indexes.into_iter().zip(given) {
-            if let Some(slot) = results.get_mut(index) {
-                *slot = result.map_err(Error::from);
+        let (sent, messages): (Vec<_>, Vec<_>) = chunk
+            .into_iter()
+            .map(|(index, _, m)| ((index, m.envelope.key.clone()), m))
+            .unzip();
+        let mut given = self
+            .inner
+            .runtime
+            .publisher
+            .publish(messages)
+            .await
+            .into_iter();
+        for (index, key) in sent {
+            // Where the engine answered with too few results, the one that says so is there already.
+            if let Some(result) = given.next() {
+                results[index] = result.map_err(Error::from);
+            }
+            if let (Err(error), Some(key)) = (&results[index], key) {
+                broken.entry(key).or_insert_with(|| error.is_retriable());
             }
         }
     }
@@ -396,6 +449,26 @@ const BATCH_MESSAGES_MAX: usize = 512;
 
 /// A message of a batch: its index, its size, itself.
 type Waiting = (usize, usize, Outgoing);
+
+/// Keys of a batch of which a message failed, and whether trying again can help that one.
+type Broken = HashMap<Key, bool>;
+
+/// A message whose key is broken: it must not pass the one before it.
+fn behind_failed(retriable: bool) -> Error {
+    let (advice, remedy) = match retriable {
+        true => (
+            Advice::Retry {
+                after: Duration::ZERO,
+            },
+            "publish both again",
+        ),
+        false => (Advice::FixMessage, "mend that one, then publish both"),
+    };
+    let text = format!(
+        "an earlier message of this key was not published, and this one must not pass it: {remedy}"
+    );
+    Fault::new(FaultKind::Conflict, advice, text).into()
+}
 
 fn one(message: impl IntoEffects) -> Result<Draft> {
     let drafts = Effects::new().with(message).into_drafts()?;
@@ -484,3 +557,6 @@ impl<C: Command> IntoSend for Send<C> {
         self
     }
 }
+
+#[cfg(test)]
+mod tests;

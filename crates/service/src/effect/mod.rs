@@ -136,6 +136,14 @@ pub fn Reply<M: Message>(message: M) -> Reply<M> {
 }
 
 impl<E: Event> Publish<E> {
+    /// Its key: the one that was given, else the message's own.
+    pub(crate) fn key_found(&mut self) -> Option<&Key> {
+        if self.wishes.key.is_none() {
+            self.wishes.key = self.message.key();
+        }
+        self.wishes.key.as_ref()
+    }
+
     pub(crate) fn into_draft(self) -> Result<Draft, CodecError> {
         Draft::of(To::Topic(E::DESTINATION), &self.message, self.wishes)
     }
