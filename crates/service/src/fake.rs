@@ -27,7 +27,7 @@ use postrider_core::store::{
 use postrider_core::subscription::SubscriptionSpec;
 use postrider_core::text::Text;
 use postrider_core::topology::{DestinationSpec, ProvisionMode, Topology, TopologyDiff};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::bus::BusOptions;
 use crate::delivery::{Delivery, Inner};
@@ -67,8 +67,12 @@ pub(crate) struct FakeEngine {
     pub(crate) subscriptions: u32,
     /// Replies that the inbox hands out.
     pub(crate) replies: mpsc::UnboundedSender<Outgoing>,
-    inbox: Mutex<Option<mpsc::UnboundedReceiver<Outgoing>>>,
+    inbox: Replies,
+    /// Ends the inbox that is open.
+    pub(crate) inbox_ends: Arc<Notify>,
 }
+
+type Replies = Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Outgoing>>>;
 
 impl FakeEngine {
     pub(crate) fn new(subscriptions: u32) -> Arc<Self> {
@@ -92,7 +96,8 @@ impl FakeEngine {
             refused: Mutex::default(),
             subscriptions,
             replies,
-            inbox: Mutex::new(Some(inbox)),
+            inbox: Arc::new(tokio::sync::Mutex::new(inbox)),
+            inbox_ends: Arc::default(),
         })
     }
 }
@@ -169,21 +174,21 @@ impl Engine for FakeEngine {
     }
     fn open<'a>(&'a self, spec: &'a SubscriptionSpec) -> Fut<'a, Result<Source, Fault>> {
         self.members.lock().push(spec.member);
-        Box::pin(async {
-            Ok(Source::Lease(
-                Box::new(Inbox(mpsc::unbounded_channel().1)) as _
-            ))
-        })
+        let (_, nothing) = mpsc::unbounded_channel();
+        let source = Inbox {
+            replies: Arc::new(tokio::sync::Mutex::new(nothing)),
+            ends: Arc::default(),
+        };
+        Box::pin(async { Ok(Source::Lease(Box::new(source) as _)) })
     }
     fn inbox(&self, instance: InstanceId) -> Fut<'_, Result<(Destination, Source), Fault>> {
         Box::pin(async move {
-            let inbox = self
-                .inbox
-                .lock()
-                .take()
-                .ok_or_else(|| Fault::closed("the inbox"))?;
+            let source = Inbox {
+                replies: Arc::clone(&self.inbox),
+                ends: Arc::clone(&self.inbox_ends),
+            };
             let destination = Destination::inbox(instance.to_string())?;
-            Ok((destination, Source::Lease(Box::new(Inbox(inbox)) as _)))
+            Ok((destination, Source::Lease(Box::new(source) as _)))
         })
     }
     fn failures(&self) -> Option<Arc<dyn FailureStore>> {
@@ -197,12 +202,20 @@ impl Engine for FakeEngine {
     }
 }
 
-struct Inbox(mpsc::UnboundedReceiver<Outgoing>);
+struct Inbox {
+    replies: Replies,
+    ends: Arc<Notify>,
+}
 
 impl LeaseSource for Inbox {
     fn next<'a>(&'a mut self, _: Credit) -> Fut<'a, Result<Vec<Leased>, Fault>> {
         Box::pin(async {
-            let Some(reply) = self.0.recv().await else {
+            let mut replies = self.replies.lock().await;
+            let reply = tokio::select! {
+                reply = replies.recv() => reply,
+                () = self.ends.notified() => return Err(Fault::closed("the connection")),
+            };
+            let Some(reply) = reply else {
                 return std::future::pending().await;
             };
             let raw =

@@ -10,7 +10,7 @@ use postrider_core::source::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
+use super::Inbox;
 
 /// How much the inbox takes at once.
 const ROOM: Credit = Credit {
@@ -21,12 +21,14 @@ const ROOM: Credit = Credit {
 /// How long it waits after a fault that names no wait of its own.
 const PAUSE: Duration = Duration::from_millis(200);
 
-pub(super) fn spawn(source: Source, shared: Arc<Shared>, stop: CancellationToken) {
+pub(super) fn spawn(source: Source, inbox: Arc<Inbox>, stop: CancellationToken) {
+    let reading = Reading(inbox.clone());
     tokio::spawn(async move {
+        let _reading = reading;
         let read = async {
             match source {
-                Source::Lease(source) => lease(source, &shared).await,
-                Source::Log(source) => log(source, &shared).await,
+                Source::Lease(source) => lease(source, &inbox).await,
+                Source::Log(source) => log(source, &inbox).await,
             }
         };
         let fault = tokio::select! {
@@ -35,15 +37,23 @@ pub(super) fn spawn(source: Source, shared: Arc<Shared>, stop: CancellationToken
             fault = read => Some(fault),
         };
         if let Some(fault) = fault {
-            tracing::warn!(%fault, "the inbox ended: requests of this bus are not answered any more");
+            tracing::warn!(%fault, "the inbox ended: what waits for an answer fails, the next request opens it again");
+            inbox.end(&fault.to_string());
         }
-        // Whoever waits learns at once that no answer will come.
-        shared.waiting.lock().clear();
     });
 }
 
+/// The task of an inbox: however it ends, whoever waits learns it at once.
+struct Reading(Arc<Inbox>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.end("its task is gone");
+    }
+}
+
 /// Reads until the source is finished, and says why.
-async fn lease(mut source: Box<dyn LeaseSource>, shared: &Shared) -> Fault {
+async fn lease(mut source: Box<dyn LeaseSource>, inbox: &Inbox) -> Fault {
     let settler = source.settler();
     loop {
         let leased = match source.next(ROOM).await {
@@ -55,7 +65,7 @@ async fn lease(mut source: Box<dyn LeaseSource>, shared: &Shared) -> Fault {
         };
         let mut ops = Vec::with_capacity(leased.len());
         for one in leased {
-            give(one.record, shared);
+            give(one.record, inbox);
             ops.push(SettleOp {
                 token: one.token,
                 settle: Settle::Ack,
@@ -66,7 +76,7 @@ async fn lease(mut source: Box<dyn LeaseSource>, shared: &Shared) -> Fault {
     }
 }
 
-async fn log(mut source: Box<dyn LogSource>, shared: &Shared) -> Fault {
+async fn log(mut source: Box<dyn LogSource>, inbox: &Inbox) -> Fault {
     loop {
         let event = match source.next(ROOM).await {
             Ok(event) => event,
@@ -78,7 +88,7 @@ async fn log(mut source: Box<dyn LogSource>, shared: &Shared) -> Fault {
         let done = match event {
             LogEvent::Records { at, records } => {
                 let last = records.last().map(|r| r.position);
-                records.into_iter().for_each(|r| give(r, shared));
+                records.into_iter().for_each(|r| give(r, inbox));
                 let watermark = last.map(|p| Position(p.saturating_add(1)));
                 watermark.map(|watermark| (at, watermark))
             }
@@ -105,9 +115,9 @@ async fn log(mut source: Box<dyn LogSource>, shared: &Shared) -> Fault {
     }
 }
 
-fn give(record: Record, shared: &Shared) {
+fn give(record: Record, inbox: &Inbox) {
     match record.content {
-        Ok((envelope, payload)) => shared.deliver(envelope, payload),
+        Ok((envelope, payload)) => inbox.deliver(envelope, payload),
         Err(malformed) => tracing::warn!(%malformed, "an answer cannot be read"),
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use postrider_core::code::Code;
 use postrider_core::envelope::Outgoing;
+use postrider_core::fault::Effect;
 use postrider_core::id::MessageId;
 use postrider_core::text::Text;
 use postrider_macros::Message;
@@ -34,6 +35,15 @@ async fn request(engine: &Arc<FakeEngine>) -> (Bus, tokio::task::JoinHandle<Resu
         tokio::task::yield_now().await;
     }
     (bus, task)
+}
+
+/// What waits for an answer in the open inbox.
+async fn waiting(bus: &Bus) -> Vec<Text> {
+    let inbox = bus.requests().inbox(bus).await.unwrap();
+    match &*inbox.state.lock() {
+        State::Open(waiting) => waiting.keys().cloned().collect(),
+        State::Ended(why) => panic!("{why}"),
+    }
 }
 
 /// What a responder would send.
@@ -84,8 +94,9 @@ async fn no_answer_by_the_deadline_is_a_timeout() {
         Code::REQUEST_TIMED_OUT
     );
     assert!(
-        bus.requests().shared.waiting.lock().is_empty(),
-        "nothing is kept of it"
+        waiting(&bus).await.is_empty(),
+        "nothing is kept of it: {:?}",
+        waiting(&bus).await
     );
 }
 
@@ -132,4 +143,42 @@ async fn an_answer_of_another_type_is_an_error_that_names_both() {
 #[test]
 fn nobody_asked_so_nobody_is_told() {
     assert!(error_reply(&fake::delivery(), Code::HANDLER_PERMANENT, "x").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_fault_of_the_inbox_what_waits_fails_at_once_and_the_next_request_is_answered() {
+    let engine = FakeEngine::new(1);
+    let began = tokio::time::Instant::now();
+    let (bus, task) = request(&engine).await;
+    engine.inbox_ends.notify_one();
+    let error = task.await.unwrap().unwrap_err();
+    assert!(began.elapsed() < DEADLINE, "it waited for the deadline");
+    assert!(
+        error.what().contains("the connection is closed"),
+        "it says why: {error}"
+    );
+    assert!(error.is_retriable());
+    assert_eq!(error.effect(), Effect::Unknown, "it was sent");
+    engine.published.lock().clear();
+    let again = bus.clone();
+    let task = tokio::spawn(async move { again.request::<Price>(Ask, DEADLINE).await });
+    while engine.published.lock().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let reply = answer(&engine, "price", r#"{"cents":7}"#);
+    engine.replies.send(reply).unwrap();
+    assert_eq!(task.await.unwrap().unwrap(), Price { cents: 7 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_on_a_closed_bus_fails_at_once() {
+    let engine = FakeEngine::new(1);
+    let (bus, task) = request(&engine).await;
+    bus.close(DEADLINE).await.unwrap();
+    let error = task.await.unwrap().unwrap_err();
+    assert!(error.what().contains("the bus was closed"), "{error}");
+    let began = tokio::time::Instant::now();
+    let error = bus.request::<Price>(Ask, DEADLINE).await.unwrap_err();
+    assert!(error.what().contains("the bus is closed"), "{error}");
+    assert!(began.elapsed() < DEADLINE);
 }
