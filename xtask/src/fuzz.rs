@@ -32,8 +32,16 @@ impl Options {
     }
 }
 
-/// Nothing is built for it that the tests did not build.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<Tally> {
+    prove(workspace, options, &mut |_| {})
+}
+
+/// Runs them, and hands over each line that they print. Nothing is built for it that the tests did not build.
+pub(crate) fn prove(
+    workspace: &Workspace,
+    options: &Options,
+    on_line: &mut dyn FnMut(&str),
+) -> Result<Tally> {
     let mut cmd = Cmd::cargo("test --workspace --all-features --test fuzz -- --nocapture")
         .env("POSTRIDER_FUZZ_SECONDS", options.seconds)
         .env("POSTRIDER_FUZZ_SEED", options.seed);
@@ -44,6 +52,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<Tally> {
     let mut tally = Tally::default();
     let outcome = cmd.dir(&workspace.root).run(|line| {
         println!("{line}");
+        on_line(line);
         tally += Tally::of_line(line).unwrap_or_default();
     })?;
     if outcome.code != Some(0) {

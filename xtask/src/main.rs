@@ -88,3 +88,16 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// A clash of two options shows when the program starts; here it shows before.
+    #[test]
+    fn all_tasks_and_options_go_together() {
+        Cli::command().debug_assert();
+    }
+}

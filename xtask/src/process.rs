@@ -33,6 +33,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 const LOG_LINES_SHOWN: usize = 40;
 
 #[derive(Clone, clap::Args)]
+// It stands beside the options of another task.
+#[group(id = "process")]
 pub(crate) struct Options {
     /// How often the services are killed while one run goes on
     #[arg(long, default_value_t = Self::ci().kills)]
