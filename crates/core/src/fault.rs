@@ -130,6 +130,16 @@ impl Fault {
         self
     }
 
+    /// An earlier message of the same destination and key was not published, so this one was not either.
+    #[must_use]
+    pub fn behind_failed() -> Self {
+        let text =
+            "an earlier message of this key was not published, and this one must not pass it";
+        let after = Duration::ZERO;
+        Self::new(FaultKind::Conflict, Advice::Retry { after }, text)
+            .code(Code::PUBLISH_BEHIND_FAILED)
+    }
+
     /// The engine or store was closed.
     #[must_use]
     pub fn closed(what: &str) -> Self {

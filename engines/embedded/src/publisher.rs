@@ -196,7 +196,7 @@ impl EmbeddedPublisher {
                 .as_ref()
                 .map(|key| (&message.destination, key.as_bytes()));
             let result = match key {
-                Some(key) if refused.contains(&key) => Err(behind_refused()),
+                Some(key) if refused.contains(&key) => Err(Fault::behind_failed()),
                 _ => convert::record_in(message, self.shared.settings.message_bytes_max),
             };
             match result {
@@ -295,11 +295,6 @@ impl EmbeddedPublisher {
         receipts.sort_unstable_by_key(|(index, _)| *index);
         Ok(receipts.into_iter().map(|(_, receipt)| receipt).collect())
     }
-}
-
-fn behind_refused() -> Fault {
-    let text = "an earlier message of this key was refused, and this one must not pass it: mend that one, then publish both";
-    Fault::new(FaultKind::Conflict, Advice::FixMessage, text).code(Code::PUBLISH_BAD_ENVELOPE)
 }
 
 fn no_route(destination: &Destination) -> Fault {

@@ -72,7 +72,7 @@ impl KafkaPublisher {
             let key = message.envelope.key.as_ref();
             let lane = key.map(|key| (message.destination.clone(), key.as_bytes().clone()));
             let one = match &lane {
-                Some(lane) if broken.contains(lane) => Err(passed()),
+                Some(lane) if broken.contains(lane) => Err(Fault::behind_failed()),
                 _ => self.give(message).await,
             };
             if let (Err(_), Some(lane)) = (&one, lane) {
@@ -171,15 +171,6 @@ impl Drop for KafkaPublisher {
             drop(end.spawn(move || drop(producer)));
         }
     }
-}
-
-fn passed() -> Fault {
-    let text = "an earlier message of its key was not taken, so this one was not given either";
-    Fault::new(
-        FaultKind::Conflict,
-        Advice::Retry { after: FULL_PAUSE },
-        text,
-    )
 }
 
 fn too_large(size: usize, most: usize) -> Fault {

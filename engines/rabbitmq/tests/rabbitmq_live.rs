@@ -419,6 +419,53 @@ async fn a_source_that_closes_while_it_opens_leaves_no_consumer_behind() {
 }
 
 #[tokio::test]
+async fn the_first_message_after_a_silence_keeps_its_queue_here() {
+    const ID: &str = "inventory@topic:shop.order";
+    let Some(space) = space(1) else { return };
+    let engine = space.engine().await;
+    let wanted = topology(ID, true);
+    create(&engine, &wanted).await;
+    let publisher = engine.publisher().await.unwrap();
+    let mut source = open(&engine, ID, 1, true).await;
+    let settler = source.settler();
+    let mut generations = Vec::new();
+    for n in 0..2 {
+        publish(&*publisher, vec![message("topic:shop.order", "k", n)]).await;
+        let token = take(&mut *source, 1).await.remove(0).token;
+        generations.push(token.generation);
+        // Longer than messages may wait here for a driver that does not ask.
+        assert!(stays_empty(&mut *source, Duration::from_millis(5_500)).await);
+        let settled = settle(&*settler, [token], || Settle::Ack).await;
+        assert_eq!(settled.len(), 1);
+        settled.into_iter().for_each(Result::unwrap);
+    }
+    assert_eq!(generations[0], generations[1]);
+    drop(source);
+    space.clear(&wanted).await;
+}
+
+#[tokio::test]
+async fn a_member_that_does_not_ask_gives_back_what_waits_here() {
+    const ID: &str = "audit@topic:shop.order";
+    let Some(space) = space(1) else { return };
+    let engine = space.engine().await;
+    let wanted = topology(ID, false);
+    create(&engine, &wanted).await;
+    let publisher = engine.publisher().await.unwrap();
+    let mut paused = open(&engine, ID, 1, false).await;
+    publish(&*publisher, vec![message("topic:shop.order", "k", 0)]).await;
+    // It asked once and gave back: a pause.
+    let taken = take(&mut *paused, 1).await;
+    let tokens = taken.into_iter().map(|l| l.token);
+    settle(&*paused.settler(), tokens, || Settle::Release).await;
+    let mut other = open(&engine, ID, 2, false).await;
+    let taken = take(&mut *other, 1).await;
+    assert_eq!(texts(&taken), ["k/0"]);
+    drop((paused, other));
+    space.clear(&wanted).await;
+}
+
+#[tokio::test]
 async fn depth_counts_what_is_ready_and_what_this_process_holds() {
     const ID: &str = "inventory@topic:shop.order";
     let Some(space) = space(2) else { return };

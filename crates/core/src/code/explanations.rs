@@ -83,6 +83,9 @@ codes! {
     PUBLISH_BAD_ENVELOPE = 1205, "the message's envelope breaks a limit",
         "a key, a name or the headers are too large or not well formed",
         "mend what the message names";
+    PUBLISH_BEHIND_FAILED = 1206, "an earlier message of the same key was not published, so this one was not either",
+        "messages of one key are stored in the order in which they were given",
+        "look at the error of the earlier one; then publish both again, in order, under the same ids";
     HANDLER_PANICKED = 1301, "the handler panicked",
         "the panic was caught; it counts as a transient failure, and twice on one message makes it a suspect",
         "mend the handler, then redrive";

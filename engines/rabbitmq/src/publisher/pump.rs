@@ -235,7 +235,12 @@ impl Pump {
             };
             let call = self.calls.get(&next.call);
             if call.is_some_and(|call| call.failed.contains(&lane)) {
-                self.answer(next.call, next.index, Some(&lane), Err(behind_failed()));
+                self.answer(
+                    next.call,
+                    next.index,
+                    Some(&lane),
+                    Err(Fault::behind_failed()),
+                );
                 continue;
             }
             self.ready.push_back(next);
@@ -391,7 +396,8 @@ impl Pump {
 
     /// There is no connection: what waits is answered, and nothing of it was sent.
     fn refuse_ready(&mut self, fault: &Fault) {
-        for item in std::mem::take(&mut self.ready) {
+        // Also what waits behind these, which each refusal brings forward: it waited for the same connection.
+        while let Some(item) = self.ready.pop_front() {
             let mut again = Fault::new(fault.kind, fault.advice, fault.message.clone());
             again.code = fault.code;
             self.refuse(item, again);
@@ -429,12 +435,6 @@ fn nack() -> Fault {
     let mut fault = Fault::new(FaultKind::Unreachable, Advice::Retry { after }, text);
     fault.effect = Effect::Unknown;
     fault.code(Code::ENGINE_FAILED)
-}
-
-fn behind_failed() -> Fault {
-    let text = "an earlier message of this key was not published, and this one must not pass it: publish both again";
-    let after = Duration::ZERO;
-    Fault::new(FaultKind::Conflict, Advice::Retry { after }, text).code(Code::PUBLISH_BAD_ENVELOPE)
 }
 
 fn no_route(destination: &Destination) -> Fault {

@@ -53,7 +53,7 @@ pub(crate) fn start(
     stop: &watch::Receiver<bool>,
 ) -> Result<(RabbitSource, Vec<JoinHandle<()>>), Fault> {
     let queues = names.queues(&spec.id, spec.ordered)?;
-    let shared = Arc::new(Shared::new(queues.len(), spec.ordered));
+    let shared = Arc::new(Shared::new(queues.len()));
     let tasks = queues.into_iter().enumerate().map(|(index, queue)| {
         let task = ShardTask {
             link: Arc::clone(link),

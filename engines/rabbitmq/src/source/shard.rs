@@ -60,20 +60,24 @@ impl ShardTask {
                 Err(fault) => Err(fault),
             };
             let end = match opened {
-                Ok((channel, consumer)) => {
+                Ok((channel, mut consumer)) => {
                     tries = 0;
                     self.shared.opened(self.index, channel.clone());
-                    let end = self.consume(consumer, &mut stop).await;
-                    self.shared
-                        .ended(self.index, matches!(end, End::Given(Look::Idle)));
-                    // ORDER: acknowledgements that were sent before are before it on the wire. It gives back the rest.
+                    let end = self.consume(&mut consumer, &mut stop).await;
+                    self.shared.ended(self.index);
+                    // ORDER: acknowledgements that were sent before are before it on the wire. It gives back the rest, all at once: a consumer that
+                    // is dropped is cancelled, and one that is cancelled before its channel is closed leaves its queue to another member, who
+                    // then gets what comes after what is still unacknowledged here.
                     let closing = channel.close(200, "given back".into());
                     // A channel that is gone is closed.
                     let _ = timeout(CLOSE_MAX, closing).await;
+                    drop(consumer);
                     end
                 }
                 Err(fault) => {
-                    tracing::debug!(target: "postrider", queue = %self.queue, %fault, "not consumed");
+                    if tries == 0 {
+                        tracing::warn!(target: "postrider", queue = %self.queue, %fault, "not consumed; it is tried again");
+                    }
                     self.shared.failed(fault);
                     End::Gone(None)
                 }
@@ -160,7 +164,7 @@ impl ShardTask {
             .await
     }
 
-    async fn consume(&self, mut consumer: Consumer, stop: &mut watch::Receiver<bool>) -> End {
+    async fn consume(&self, consumer: &mut Consumer, stop: &mut watch::Receiver<bool>) -> End {
         loop {
             let woken = self.shared.wake.notified();
             tokio::pin!(woken);

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use lapin::Channel;
 use lapin::message::Delivery;
@@ -26,7 +27,6 @@ pub(super) struct Shared {
     pub(super) lost: Notify,
     /// A shard's task has something to look at.
     pub(super) wake: Notify,
-    ordered: bool,
 }
 
 struct State {
@@ -54,7 +54,7 @@ struct Open {
     held: u32,
     /// Of these, released: they go back with the channel.
     released: u32,
-    /// When something was handed over last.
+    /// When something was handed over last, or began to wait.
     moved: Instant,
 }
 
@@ -70,7 +70,7 @@ pub(super) enum Look {
 }
 
 impl Shared {
-    pub(super) fn new(shards: usize, ordered: bool) -> Self {
+    pub(super) fn new(shards: usize) -> Self {
         let mut state = State {
             shards: Vec::new(),
             turn: 0,
@@ -84,7 +84,6 @@ impl Shared {
             ready: Notify::new(),
             lost: Notify::new(),
             wake: Notify::new(),
-            ordered,
         }
     }
 
@@ -94,9 +93,6 @@ impl Shared {
         let state = &mut *state;
         if state.closed {
             return Some(Err(closed()));
-        }
-        if let Some(fault) = state.fault.take() {
-            return Some(Err(fault));
         }
         let mut woken = false;
         for shard in &mut state.shards {
@@ -119,7 +115,13 @@ impl Shared {
                 break;
             }
         }
-        (!out.is_empty()).then_some(Ok(out))
+        if !out.is_empty() {
+            return Some(Ok(out));
+        }
+        // One shard that cannot be consumed must not slow the others: its task tries again, and has said so.
+        let fault = state.fault.take()?;
+        let none_open = state.shards.iter().all(|shard| shard.open.is_none());
+        none_open.then_some(Err(fault))
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -151,19 +153,22 @@ impl Shared {
         let record = headers::read(&delivery.properties, delivery.data);
         let mut state = self.state.lock();
         if let Some(open) = &mut state.shards[index].open {
+            if open.buffer.is_empty() {
+                open.moved = Instant::now();
+            }
             open.buffer.push_back((delivery.delivery_tag, record));
         }
         drop(state);
         self.ready.notify_one();
     }
 
+    /// The channel of a shard ended. One that was given up by [`Shared::look`] has nothing to lose any more.
+    ///
     /// ORDER: said before the channel of the next generation is opened, so before anything of it is handed over.
-    pub(super) fn ended(&self, index: usize, idle: bool) {
+    pub(super) fn ended(&self, index: usize) {
         let mut state = self.state.lock();
         let state = &mut *state;
-        let shard = &mut state.shards[index];
-        shard.idle = idle;
-        if let Some(open) = shard.open.take()
+        if let Some(open) = state.shards[index].open.take()
             && open.held > open.released
         {
             state.lost.push(open.generation);
@@ -213,24 +218,23 @@ impl Shared {
         state.shards[index].idle && !state.closed
     }
 
-    /// What the task of a shard does about its channel; `patience`: how long delivered messages may wait for somebody to ask.
-    pub(super) fn look(&self, index: usize, patience: std::time::Duration) -> Look {
-        let state = self.state.lock();
+    /// What the task of a shard does about its channel; `patience`: how long delivered messages may wait for somebody to ask. A shard that is to go
+    /// back is not open any more at return, so that nothing of it is handed over meanwhile.
+    pub(super) fn look(&self, index: usize, patience: Duration) -> Look {
+        let mut state = self.state.lock();
         if state.closed {
             return Look::Closed;
         }
-        let Some(open) = &state.shards[index].open else {
+        let shard = &mut state.shards[index];
+        let Some(open) = &shard.open else {
             return Look::Stay;
         };
-        if open.goes_back() {
-            return Look::Recycle;
+        let look = open.look(patience);
+        if look != Look::Stay {
+            shard.open = None;
+            shard.idle = look == Look::Idle;
         }
-        let waits = open.held == 0 && !open.buffer.is_empty() && open.moved.elapsed() > patience;
-        // Another member may have the shard, if this one has no room for it.
-        if waits && self.ordered {
-            return Look::Idle;
-        }
-        Look::Stay
+        look
     }
 }
 
@@ -250,6 +254,18 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Open {
+    fn look(&self, patience: Duration) -> Look {
+        if self.goes_back() {
+            return Look::Recycle;
+        }
+        let waits = self.held == 0 && !self.buffer.is_empty() && self.moved.elapsed() > patience;
+        // Another member may have them, if this one has no room for them.
+        match waits {
+            true => Look::Idle,
+            false => Look::Stay,
+        }
+    }
+
     /// Something was released, and nothing else is held.
     fn goes_back(&self) -> bool {
         self.released > 0 && self.held == self.released
