@@ -145,6 +145,14 @@ pub trait Store: Send + Sync + 'static {
     /// The store failed.
     fn prune_inbox(&self, before: Timestamp) -> Fut<'_, Result<u64, Fault>>;
 
+    /// Which store it is, within this process and as long as it is open: every handle on it gives the same number, and no other store does. By it services
+    /// that share a store share its relay.
+    ///
+    /// The default is the address of `self`: right for a type that is shared within an `Arc` and is no handle itself.
+    fn identity(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     /// The outbox that the relay drains; `None` where the store holds the messages itself.
     fn outbox(&self) -> Option<Arc<dyn Outbox>>;
 

@@ -329,13 +329,20 @@ pub(crate) struct FakeStore {
     pub(crate) rows: Mutex<Vec<String>>,
     pub(crate) sent: Mutex<Vec<Outgoing>>,
     inbox: Mutex<HashMap<MessageId, BodyHash>>,
+    /// For a relay.
+    pub(crate) outbox: Option<Arc<dyn Outbox>>,
     /// How often a unit is run before it is committed: a group that failed as a whole runs again.
     pub(crate) runs: AtomicU64,
 }
 
 impl FakeStore {
     pub(crate) fn new() -> Arc<Self> {
+        Self::with(None)
+    }
+
+    pub(crate) fn with(outbox: Option<Arc<dyn Outbox>>) -> Arc<Self> {
         Arc::new(Self {
+            outbox,
             info: StoreInfo {
                 product: "Fake",
                 version: "1".into(),
@@ -369,7 +376,7 @@ impl Store for FakeStore {
         Box::pin(async { Ok(0) })
     }
     fn outbox(&self) -> Option<Arc<dyn Outbox>> {
-        None
+        self.outbox.clone()
     }
     fn close(&self, _: Duration) -> Fut<'_, Result<(), Fault>> {
         Box::pin(async { Ok(()) })

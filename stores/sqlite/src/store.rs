@@ -431,6 +431,10 @@ impl Store for Sqlite {
         Box::pin(async move { Ok(self.prune(before).await?) })
     }
 
+    fn identity(&self) -> usize {
+        Arc::as_ptr(&self.inner).addr()
+    }
+
     fn outbox(&self) -> Option<Arc<dyn Outbox>> {
         Some(Arc::new(SqliteOutbox(self.clone())))
     }

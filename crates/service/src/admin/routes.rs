@@ -93,6 +93,7 @@ async fn status(State(api): Shared) -> Answer<Value> {
     let relays = runtime
         .registry
         .relays()
+        .all()
         .into_iter()
         .map(|(service, relay)| async move {
             RelayJson {

@@ -14,7 +14,7 @@ use postrider_kernel::Suspects;
 
 #[cfg(all(feature = "admin", unix))]
 use super::handle::DriverHandle;
-use crate::relay::RelayHandle;
+use crate::relay::Relays;
 
 /// One running subscription.
 pub(crate) struct Running {
@@ -39,7 +39,7 @@ pub(crate) struct Shown {
 /// What runs on one bus.
 pub(crate) struct Registry {
     running: Mutex<Vec<Arc<Running>>>,
-    relays: Mutex<Vec<(String, RelayHandle)>>,
+    relays: Arc<Relays>,
     /// What is known of crashes, by all subscriptions together: all of them die together.
     suspects: Mutex<Suspects>,
 }
@@ -49,7 +49,7 @@ impl Registry {
     pub(crate) fn new(life: InstanceId) -> Self {
         Self {
             running: Mutex::default(),
-            relays: Mutex::default(),
+            relays: Arc::default(),
             suspects: Mutex::new(Suspects::new(life)),
         }
     }
@@ -72,16 +72,6 @@ impl Registry {
         self.suspects.lock()
     }
 
-    /// Adds the relay of a service's outbox.
-    pub(crate) fn add_relay(&self, service: impl Into<String>, relay: RelayHandle) {
-        self.relays.lock().push((service.into(), relay));
-    }
-
-    /// Takes the relays of a service out again.
-    pub(crate) fn remove_relay(&self, service: &str) {
-        self.relays.lock().retain(|(name, _)| name != service);
-    }
-
     /// All running subscriptions, by their text form.
     pub(crate) fn all(&self) -> Vec<Arc<Running>> {
         let mut all = self.running.lock().clone();
@@ -95,8 +85,8 @@ impl Registry {
         running.iter().filter(|r| r.id == *id).cloned().collect()
     }
 
-    /// All relays.
-    pub(crate) fn relays(&self) -> Vec<(String, RelayHandle)> {
-        self.relays.lock().clone()
+    /// The relays of the stores.
+    pub(crate) fn relays(&self) -> &Arc<Relays> {
+        &self.relays
     }
 }

@@ -103,7 +103,7 @@ pub trait Recorder: Send + Sync + 'static {
 
 /// Asks the engine and the stores how much waits, and sets the gauges: before they are read.
 pub(crate) async fn refresh(runtime: &crate::runtime::Runtime) {
-    for (service, relay) in runtime.registry.relays() {
+    for (service, relay) in runtime.registry.relays().all() {
         if let Ok(depth) = relay.depth().await {
             runtime
                 .recorder

@@ -11,6 +11,7 @@
 //! Limits: [`BATCH_ROWS_MAX`], [`BATCH_BYTES_MAX`], [`WINDOW_ROWS_MAX`], [`WINDOW_BYTES_MAX`], [`LANES_MAX`]. (Transactional outbox: 08 §3.1.)
 
 mod run;
+mod shared;
 mod window;
 
 use std::ops::ControlFlow;
@@ -25,6 +26,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
 use crate::metrics::Recorder;
+pub(crate) use shared::{RelayShare, Relays};
 
 /// Rows of one call of the publisher.
 pub const BATCH_ROWS_MAX: usize = 256;
@@ -100,13 +102,16 @@ pub struct RelayStatus {
     pub last_fault: Option<String>,
 }
 
+/// Tells the end of a relay.
+type Ended = watch::Receiver<bool>;
+
 /// A running relay. Cheap to clone; dropping all of them does not stop it.
 #[derive(Clone)]
 pub struct RelayHandle {
     outbox: Arc<dyn Outbox>,
     stop: mpsc::Sender<()>,
     status: Arc<Mutex<RelayStatus>>,
-    ended: watch::Receiver<bool>,
+    ended: Ended,
 }
 
 impl RelayHandle {
@@ -122,6 +127,11 @@ impl RelayHandle {
     /// The store failed.
     pub async fn depth(&self) -> Result<u64, postrider_core::fault::Fault> {
         self.outbox.depth().await
+    }
+
+    /// Whether both are of one relay.
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.status, &other.status)
     }
 
     /// Tells it to end, as [`RelayHandle::stop`] does, and does not wait.
@@ -144,8 +154,8 @@ impl RelayHandle {
     }
 }
 
-/// Starts a relay as a task of its own.
-pub(crate) fn spawn(setup: RelaySetup) -> RelayHandle {
+/// Starts a relay as a task of its own, which begins after the end of the one before.
+pub(crate) fn spawn(setup: RelaySetup, before: Option<Ended>) -> RelayHandle {
     let (stop, stopped) = mpsc::channel(1);
     let (end, ended) = watch::channel(false);
     let status = Arc::new(Mutex::new(RelayStatus::default()));
@@ -157,6 +167,10 @@ pub(crate) fn spawn(setup: RelaySetup) -> RelayHandle {
     };
     let relay = run::Relay::new(setup, status, stopped);
     tokio::spawn(async move {
+        if let Some(mut before) = before {
+            // An error means that its task is gone, which is an end too.
+            let _ = before.wait_for(|ended| *ended).await;
+        }
         relay.run().await;
         // Nobody may be listening any more.
         let _ = end.send(true);

@@ -12,7 +12,7 @@ use crate::test_support::outbox::FakeOutbox;
 use crate::test_support::publisher::FakePublisher;
 use crate::test_support::{Seeded, TokioClock, number_of, outgoing, passing, too_large};
 
-fn setup(
+pub(super) fn setup(
     outbox: &Arc<FakeOutbox>,
     publisher: &Arc<FakePublisher>,
     seed: u64,
@@ -174,7 +174,7 @@ async fn published_twice(seed: u64) -> Result<(), String> {
     let slow = Seeded::new(seed ^ 2);
     publisher.delay(move || Duration::from_millis(slow.below(20)));
     let (setup, _) = setup(&outbox, &publisher, seed, None);
-    let relay = spawn(setup);
+    let relay = spawn(setup, None);
     // Time for several polls, each of which reads from the beginning.
     for (number, message) in rows.clone() {
         tokio::time::sleep(Duration::from_millis(random.below(40))).await;
@@ -248,7 +248,7 @@ async fn a_key_that_fails_waits_and_others_flow() {
         fails.then(passing)
     });
     let (setup, _) = setup(&outbox, &publisher, 1, None);
-    let relay = spawn(setup);
+    let relay = spawn(setup, None);
     until(|| outbox.numbers().is_empty()).await;
     assert_eq!(published(&publisher), [3, 5, 1, 2, 4]);
     assert!(relay.stop(Duration::from_secs(1)).await);
@@ -272,7 +272,7 @@ async fn a_row_that_can_never_be_published_stops_its_key_alone_and_is_kept() {
         too_big.then(too_large)
     });
     let (setup, metrics) = setup(&outbox, &publisher, 1, None);
-    let relay = spawn(setup);
+    let relay = spawn(setup, None);
     until(|| outbox.numbers() == [1, 2, 4]).await;
     assert_eq!(published(&publisher), [3, 5]);
     assert_eq!(relay.status().stuck_keys, 2);
@@ -304,7 +304,7 @@ async fn more_blocked_rows_than_the_window_holds_do_not_stop_others() {
         bad.then(too_large)
     });
     let (setup, _) = setup(&outbox, &publisher, 1, None);
-    let relay = spawn(setup);
+    let relay = spawn(setup, None);
     until(|| outbox.numbers().len() as u64 == count).await;
     assert_eq!(published(&publisher).len(), 10);
     assert!(relay.status().waiting <= WINDOW_ROWS_MAX);
@@ -331,7 +331,7 @@ async fn a_store_and_an_engine_that_are_away_are_waited_for() {
         (calls < 100).then(passing)
     });
     let (setup, _) = setup(&outbox, &publisher, 1, None);
-    let _relay = spawn(setup);
+    let _relay = spawn(setup, None);
     until(|| outbox.numbers().is_empty()).await;
     assert_eq!(published(&publisher).len(), 9);
 }
@@ -342,7 +342,7 @@ async fn stopping_finishes_what_is_outstanding_and_keeps_the_rest() {
     let publisher = FakePublisher::new();
     publisher.delay(|| Duration::from_millis(50));
     let (setup, _) = setup(&outbox, &publisher, 1, None);
-    let relay = spawn(setup);
+    let relay = spawn(setup, None);
     until(|| relay.status().calls == 1).await;
     outbox.push(4, outgoing(4, Some("a")));
     assert!(relay.stop(Duration::from_secs(1)).await);
@@ -356,7 +356,7 @@ async fn a_stop_that_takes_too_long_says_so() {
     let publisher = FakePublisher::new();
     publisher.delay(|| Duration::from_secs(60));
     let (setup, _) = setup(&outbox, &publisher, 1, None);
-    let relay = spawn(setup);
+    let relay = spawn(setup, None);
     until(|| relay.status().calls == 1).await;
     assert!(!relay.stop(Duration::from_secs(1)).await);
 }

@@ -12,10 +12,10 @@ use postrider_core::store::Store;
 use tokio::time::Instant;
 
 use crate::bus::{Bus, ServiceCount};
-use crate::driver::{DriverError, DriverHandle, Registry};
+use crate::driver::{DriverError, DriverHandle};
 use crate::error::Error;
 use crate::plan::ServicePlan;
-use crate::relay::RelayHandle;
+use crate::relay::RelayShare;
 
 /// A service that runs: [`Running::stop`] ends it.
 ///
@@ -26,7 +26,8 @@ use crate::relay::RelayHandle;
 pub struct Running {
     pub(super) plan: ServicePlan,
     pub(super) drivers: Drivers,
-    pub(super) relays: Relays,
+    /// They leave with their owner.
+    pub(super) relays: Vec<RelayShare>,
     pub(super) stores: Vec<Arc<dyn Store>>,
     pub(super) bus: Bus,
     pub(super) _count: ServiceCount,
@@ -42,20 +43,6 @@ impl Drop for Drivers {
     }
 }
 
-/// Relays that leave with their owner.
-pub(super) struct Relays {
-    pub(super) service: String,
-    pub(super) registry: Arc<Registry>,
-    pub(super) handles: Vec<RelayHandle>,
-}
-
-impl Drop for Relays {
-    fn drop(&mut self) {
-        self.handles.iter().for_each(RelayHandle::leave);
-        self.registry.remove_relay(&self.service);
-    }
-}
-
 /// What was left when a service stopped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Left {
@@ -65,7 +52,8 @@ pub struct Left {
     pub released: u64,
     /// Deliveries that were neither settled nor given back in time: they come again when their lease ends.
     pub unsettled: u64,
-    /// Committed messages that wait in the outbox: the next start publishes them.
+    /// Committed messages that wait in the outbox: the next start publishes them. Not those of a store that another service of the bus still uses:
+    /// its relay goes on.
     pub outbox: u64,
 }
 
@@ -146,7 +134,7 @@ impl Running {
     }
 
     /// Takes nothing new, finishes what runs for at most `grace`, gives the rest back, publishes what is committed, and closes the
-    /// service's stores.
+    /// service's own stores. Where another service of the bus uses the store too, its relay goes on and publishes the rest.
     ///
     /// Cancel safety: dropped, what has not stopped by then is cut off as [`Running`] says, and the stores stay open.
     pub async fn stop(self, grace: Duration) -> Left {
@@ -188,24 +176,32 @@ impl Running {
         }
         self.flush(deadline).await;
         let remaining = deadline.saturating_duration_since(Instant::now());
-        join_all(self.relays.handles.iter().map(|r| r.stop(remaining))).await;
+        join_all(self.relays.iter().map(|r| r.stop(remaining))).await;
         left
     }
 
     /// Gives the relays time to publish what the last handlers committed: until nothing waits, or a key is blocked, or the deadline.
     async fn flush(&self, deadline: Instant) {
         while Instant::now() < deadline && self.outbox().await > 0 {
-            let blocked = |r: &RelayHandle| r.status().blocked_keys + r.status().stuck_keys > 0;
-            if self.relays.handles.iter().any(blocked) {
+            let blocked = |share: &RelayShare| {
+                let status = share.relay().status();
+                status.blocked_keys + status.stuck_keys > 0
+            };
+            if self.left_alone().any(blocked) {
                 return;
             }
             tokio::time::sleep(FLUSH_LOOK).await;
         }
     }
 
-    /// Committed messages that are not published.
+    /// The relays that nobody else needs. This one leaves them.
+    fn left_alone(&self) -> impl Iterator<Item = &RelayShare> {
+        self.relays.iter().filter(|share| share.leave())
+    }
+
+    /// Committed messages that are not published, and will not be before the next start.
     async fn outbox(&self) -> u64 {
-        let depths = join_all(self.relays.handles.iter().map(RelayHandle::depth)).await;
+        let depths = join_all(self.left_alone().map(|share| share.relay().depth())).await;
         depths.into_iter().filter_map(Result::ok).sum()
     }
 }

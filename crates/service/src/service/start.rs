@@ -17,7 +17,7 @@ use postrider_core::subscription::SubscriptionSpec;
 use postrider_core::topology::{DestinationSpec, SubscriptionNeed, Topology};
 
 use super::Service;
-use super::running::{Drivers, Relays, Running};
+use super::running::{Drivers, Running};
 use super::subscription::{Subscription, group};
 use crate::bus::Bus;
 use crate::context::{Host, Registry};
@@ -25,7 +25,7 @@ use crate::driver::{self, DriverHandle, Setup};
 use crate::erased::{ErasedHandler, Router, TakenTwice};
 use crate::error::{Error, Result};
 use crate::plan::{Facts, ServicePlan, SubscriptionPlan, needs};
-use crate::relay::{self, RelaySetup};
+use crate::relay::{self, RelaySetup, RelayShare};
 
 pub(super) async fn start(service: Service, bus: &Bus) -> Result<Running> {
     if let Some(fault) = service.faults.into_iter().next() {
@@ -179,28 +179,29 @@ async fn provision(topology: Topology, bus: &Bus) -> Result {
     Ok(())
 }
 
-/// Starts a relay for each store that has an outbox.
-fn relay(service: &Name, stores: &[Arc<dyn Store>], bus: &Bus) -> Relays {
+/// The relay of each store that has an outbox; one that another service of the bus started already goes on for both.
+fn relay(service: &Name, stores: &[Arc<dyn Store>], bus: &Bus) -> Vec<RelayShare> {
     let runtime = bus.runtime();
-    let outboxes = stores.iter().filter_map(|store| store.outbox());
-    let relays = outboxes.map(|outbox| {
-        let relay = relay::spawn(RelaySetup {
-            service: service.to_string(),
-            outbox,
-            publisher: runtime.publisher.clone(),
-            clock: runtime.clock.clone(),
-            entropy: runtime.entropy.clone(),
-            recorder: runtime.recorder.clone(),
-            probe: None,
-        });
-        runtime.registry.add_relay(service.as_str(), relay.clone());
-        relay
+    let outboxes = stores
+        .iter()
+        .filter_map(|store| Some((store.identity(), store.outbox()?)));
+    let relays = outboxes.map(|(store, outbox)| {
+        let start = |before| {
+            let setup = RelaySetup {
+                service: service.to_string(),
+                outbox,
+                publisher: runtime.publisher.clone(),
+                clock: runtime.clock.clone(),
+                entropy: runtime.entropy.clone(),
+                recorder: runtime.recorder.clone(),
+                probe: None,
+            };
+            relay::spawn(setup, before)
+        };
+        let relays = runtime.registry.relays();
+        relays.share(store, service.as_str(), start)
     });
-    Relays {
-        handles: relays.collect(),
-        service: service.to_string(),
-        registry: runtime.registry.clone(),
-    }
+    relays.collect()
 }
 
 /// Where failures of the service go.
