@@ -30,6 +30,8 @@ pub trait Connect: Sized {
     /// | `hold_max_s` | `amqp` | the server's consumer timeout, in seconds | 1800 |
     /// | `message_bytes_max` | `amqp` | the server's largest message | 16 MiB |
     /// | `heartbeat_s` | `amqp` | seconds between heartbeats | 10 |
+    /// | `retain` | `embedded`, `memory` | how long after it was stored a message stays readable that all have settled (`12h`, `7d`; `0s`: not at all): what `flow`, `msg show` and a seek backward see | not at all; what exists keeps what it has |
+    /// | `retain_bytes` | `embedded`, `memory` | the most bytes of these that each topic or queue keeps | no limit where `retain` is set |
     /// | `prefix` | `kafka` | what topics and groups begin with | nothing |
     /// | `partitions` | `kafka` | partitions of a topic that is created: the most members that work at once | 8 |
     /// | `replication` | `kafka` | copies of a topic that is created | as the broker says |

@@ -1,6 +1,7 @@
 //! `embedded:DIR` and `memory:`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use postrider_core::capability::Durability;
 use postrider_core::engine::Engine;
@@ -8,7 +9,7 @@ use postrider_core::fault::Fault;
 use postrider_embedded::{Embedded, MemoryOptions, Options};
 use postrider_service::{BusOptions, Result};
 
-use crate::url::{EngineUrl, malformed};
+use crate::url::{EngineUrl, duration, malformed};
 
 /// Recovery reads and writes files: it does not stand in the way of the tasks of the caller's thread.
 pub(crate) async fn open(url: &EngineUrl<'_>, bus: &BusOptions) -> Result<Arc<dyn Engine>> {
@@ -22,8 +23,10 @@ pub(crate) async fn open(url: &EngineUrl<'_>, bus: &BusOptions) -> Result<Arc<dy
     for (name, value) in &url.options {
         match *name {
             "durability" => options.durability = durability(value)?,
-            "message_bytes_max" => options.message_bytes_max = bytes(value)?,
-            "disk_bytes_max" => options.disk_bytes_max = Some(bytes(value)? as u64),
+            "message_bytes_max" => options.message_bytes_max = bytes(name, value)?,
+            "disk_bytes_max" => options.disk_bytes_max = Some(bytes(name, value)? as u64),
+            "retain" => options.retain = Some(retain(value)?),
+            "retain_bytes" => options.retain_bytes = Some(bytes(name, value)? as u64),
             other => return Err(unknown_option("embedded", other)),
         }
     }
@@ -46,7 +49,9 @@ pub(crate) fn memory(url: &EngineUrl<'_>, bus: &BusOptions) -> Result<Arc<dyn En
     let mut options = MemoryOptions::on(bus.clock.clone());
     for (name, value) in &url.options {
         match *name {
-            "message_bytes_max" => options.message_bytes_max = bytes(value)?,
+            "message_bytes_max" => options.message_bytes_max = bytes(name, value)?,
+            "retain" => options.retain = Some(retain(value)?),
+            "retain_bytes" => options.retain_bytes = Some(bytes(name, value)? as u64),
             other => return Err(unknown_option("memory", other)),
         }
     }
@@ -66,9 +71,13 @@ fn durability(text: &str) -> Result<Durability> {
     })
 }
 
-fn bytes(text: &str) -> Result<usize> {
+fn bytes(name: &str, text: &str) -> Result<usize> {
     text.parse()
-        .map_err(|_| malformed("message_bytes_max is a number of bytes"))
+        .map_err(|_| malformed(format!("{name} is a number of bytes")))
+}
+
+fn retain(text: &str) -> Result<Duration> {
+    duration(text).ok_or_else(|| malformed("retain is a time, as in retain=7d or retain=12h"))
 }
 
 fn unknown_option(scheme: &str, option: &str) -> postrider_service::Error {
@@ -105,6 +114,8 @@ mod tests {
             "embedded:./x?durability=never",
             "embedded:./x?color=red",
             "embedded:./x?message_bytes_max=much",
+            "embedded:./x?retain=7",
+            "embedded:./x?retain_bytes=7d",
             "memory:./data",
             "memory:?durability=os",
         ] {

@@ -118,6 +118,7 @@ impl Embedded {
             message_bytes_max: options.message_bytes_max,
             dedupe_window: options.dedupe_window,
             level: Level::Fsync,
+            retention: retention(options.retain, options.retain_bytes),
         };
         // Nothing is kept, so a sync costs nothing and a checkpoint is worth nothing but the memory that it frees.
         let never = Duration::from_secs(u64::from(u32::MAX));
@@ -155,7 +156,30 @@ impl Embedded {
             directory,
         };
         engine.sweep_inboxes()?;
+        engine.set_retention()?;
         Ok(engine)
+    }
+
+    /// What the options say of retention holds for the topics and queues that are there.
+    fn set_retention(&self) -> Result<(), Error> {
+        let Some(retention) = self.shared.settings.retention else {
+            return Ok(());
+        };
+        let set = self.shared.stage(|log, _| -> Result<(), log::Error> {
+            for stream in names::streams(log)? {
+                let is_kept = stream.config.kind != Kind::Events && names::is_kept(&stream.name);
+                if is_kept && stream.config.retention != retention {
+                    let config = log::StreamConfig {
+                        retention,
+                        ..stream.config
+                    };
+                    log.create_stream(&stream.name, config)?;
+                }
+            }
+            Ok(())
+        });
+        // An engine that ended while it opened says so with the next call.
+        set.unwrap_or(Ok(())).map_err(Error::Log)
     }
 
     /// Inboxes belong to processes, and those of earlier ones are gone.
@@ -345,6 +369,17 @@ fn settings(options: &Options) -> Result<Settings, Error> {
         message_bytes_max: options.message_bytes_max,
         dedupe_window: options.dedupe_window,
         level,
+        retention: retention(options.retain, options.retain_bytes),
+    })
+}
+
+/// What is kept beyond need; `None`: nothing was said.
+fn retention(age: Option<Duration>, bytes: Option<u64>) -> Option<log::Retention> {
+    let said = age.is_some() || bytes.is_some();
+    said.then(|| log::Retention {
+        age: age.filter(|age| !age.is_zero()),
+        // Nothing is kept for no time.
+        bytes: bytes.filter(|_| age.is_none_or(|age| !age.is_zero())),
     })
 }
 

@@ -58,12 +58,17 @@ pub(crate) fn route(
     let name = stream(destination);
     let id = match (log.find_stream(&name), destination.kind) {
         (Some(id), _) => id,
-        (None, DestinationKind::Topic) => log.create_stream(&name, shared.config(Kind::Topic))?.0,
+        (None, DestinationKind::Topic) => log.create_stream(&name, shared.kept(Kind::Topic))?.0,
         (None, _) => return Ok(None),
     };
     let subscriptions = u32::try_from(log.subscriptions(id)?.len()).unwrap_or(u32::MAX);
     let deaf = subscriptions == 0 && destination.kind != DestinationKind::Topic;
     Ok((!deaf).then_some((id, subscriptions)))
+}
+
+/// A topic or queue of this engine: neither an inbox nor a home for the failures of another engine.
+pub(crate) fn is_kept(stream: &str) -> bool {
+    !stream.starts_with(INBOX) && !stream.starts_with(ELSEWHERE)
 }
 
 /// All streams, as they are now.
@@ -106,6 +111,14 @@ impl Shared {
             level: self.settings.level,
             dedupe,
             ..StreamConfig::default()
+        }
+    }
+
+    /// As [`config`](Self::config), of a topic or queue: with what is kept beyond need.
+    pub(crate) fn kept(&self, kind: Kind) -> StreamConfig {
+        StreamConfig {
+            retention: self.settings.retention.unwrap_or_default(),
+            ..self.config(kind)
         }
     }
 }

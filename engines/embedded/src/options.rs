@@ -27,6 +27,13 @@ pub struct Options {
     /// The most that the log may take on the disk, in bytes; checkpoints, a few MiB as a rule, come on top. `None`: as much as there is. At least
     /// eight times `message_bytes_max`. Where it is reached, publishers get `Full` until consumers have settled enough.
     pub disk_bytes_max: Option<u64>,
+    /// How long after it was stored a message stays readable that all subscriptions have settled: what `flow` and `msg show` still find, and what a seek
+    /// goes back to. Applied when the engine opens, to all its topics and queues and to those that are made later. Zero: not at all. `None`: those that
+    /// exist keep what they have, and new ones keep nothing beyond need.
+    pub retain: Option<Duration>,
+    /// The most bytes of such messages that each topic or queue keeps, the newest. With [`retain`](Self::retain) the stricter of the two counts. `None`: no
+    /// limit where `retain` is set.
+    pub retain_bytes: Option<u64>,
     /// The disk to use instead of the directory: for tests that break it.
     pub disk: Option<Arc<dyn Disk>>,
 }
@@ -40,6 +47,8 @@ impl Default for Options {
             dedupe_window: Duration::from_secs(120),
             checkpoint_every: Duration::from_secs(30),
             disk_bytes_max: None,
+            retain: None,
+            retain_bytes: None,
             disk: None,
         }
     }
@@ -53,6 +62,8 @@ impl std::fmt::Debug for Options {
             .field("dedupe_window", &self.dedupe_window)
             .field("checkpoint_every", &self.checkpoint_every)
             .field("disk_bytes_max", &self.disk_bytes_max)
+            .field("retain", &self.retain)
+            .field("retain_bytes", &self.retain_bytes)
             .finish_non_exhaustive()
     }
 }
@@ -67,6 +78,10 @@ pub struct MemoryOptions {
     pub message_bytes_max: usize,
     /// How long ids of messages are remembered.
     pub dedupe_window: Duration,
+    /// As [`Options::retain`].
+    pub retain: Option<Duration>,
+    /// As [`Options::retain_bytes`].
+    pub retain_bytes: Option<u64>,
 }
 
 impl MemoryOptions {
@@ -77,6 +92,8 @@ impl MemoryOptions {
             clock,
             message_bytes_max: MESSAGE_BYTES_MAX_DEFAULT,
             dedupe_window: Duration::from_secs(120),
+            retain: None,
+            retain_bytes: None,
         }
     }
 }
@@ -92,6 +109,8 @@ impl std::fmt::Debug for MemoryOptions {
         f.debug_struct("MemoryOptions")
             .field("message_bytes_max", &self.message_bytes_max)
             .field("dedupe_window", &self.dedupe_window)
+            .field("retain", &self.retain)
+            .field("retain_bytes", &self.retain_bytes)
             .finish_non_exhaustive()
     }
 }

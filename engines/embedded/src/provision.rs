@@ -7,7 +7,7 @@ use postrider_core::source::SeekTo;
 use postrider_core::topology::{
     DestinationSpec, ProvisionMode, SubscriptionNeed, Topology, TopologyDiff,
 };
-use postrider_log::{self as log, Kind, Log, Retention, Start, StreamConfig, SubscriptionConfig};
+use postrider_log::{self as log, Kind, Log, Start, StreamConfig, SubscriptionConfig};
 
 use crate::convert;
 use crate::error::fault;
@@ -45,7 +45,7 @@ pub(crate) fn provision(
         let stream = match log.find_stream(&name) {
             Some(stream) => stream,
             None => {
-                log.create_stream(&name, shared.config(kind_of(need.id.on.kind)))
+                log.create_stream(&name, shared.kept(kind_of(need.id.on.kind)))
                     .map_err(said)?
                     .0
             }
@@ -71,7 +71,11 @@ fn kind_of(kind: DestinationKind) -> Kind {
 
 /// What a destination asks of its stream, with the engine's settings where it says nothing.
 fn wanted_config(shared: &Shared, spec: &DestinationSpec) -> Result<StreamConfig, Fault> {
-    let mut wanted = shared.config(kind_of(spec.destination.kind));
+    let kind = kind_of(spec.destination.kind);
+    let mut wanted = match spec.destination.kind {
+        DestinationKind::Inbox => shared.config(kind),
+        DestinationKind::Topic | DestinationKind::Queue => shared.kept(kind),
+    };
     if let Some(durability) = spec.durability {
         let level = convert::level_of(durability).ok_or_else(|| {
             let text = format!(
@@ -85,10 +89,9 @@ fn wanted_config(shared: &Shared, spec: &DestinationSpec) -> Result<StreamConfig
             wanted.level = level;
         }
     }
-    wanted.retention = Retention {
-        age: (!spec.retain.is_zero()).then_some(spec.retain),
-        bytes: None,
-    };
+    if !spec.retain.is_zero() {
+        wanted.retention.age = Some(spec.retain);
+    }
     Ok(wanted)
 }
 
@@ -137,6 +140,9 @@ fn compare_destination(
         .config;
     if spec.durability.is_none() {
         wanted.level = known.level;
+    }
+    if spec.retain.is_zero() {
+        wanted.retention = known.retention;
     }
     let (changed, differences) = differences(known, wanted);
     let loses = convert::durability_of(wanted.level) < convert::durability_of(known.level)

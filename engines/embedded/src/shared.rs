@@ -11,7 +11,9 @@ use postrider_core::clock::Clock;
 use postrider_core::fault::Fault;
 use postrider_core::id::InstanceId;
 use postrider_core::planted::{self, Plant};
-use postrider_log::{self as log, Level, Log, Lsn, MemberId, Now, SubId, Ticket, Wakes, pump};
+use postrider_log::{
+    self as log, Level, Log, Lsn, MemberId, Now, Retention, SubId, Ticket, Wakes, pump,
+};
 use tokio::sync::Notify;
 
 use crate::error::Error;
@@ -26,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) dedupe_window: Duration,
     /// Of streams that do not name one.
     pub(crate) level: Level,
+    /// Of topics and queues that do not name one; `None`: what they have.
+    pub(crate) retention: Option<Retention>,
 }
 
 /// One open engine.

@@ -101,6 +101,26 @@ pub enum Error {
         /// The record.
         id: u64,
     },
+    /// The record is on its way back to the handler: what the handler gets must not change under it.
+    #[error(
+        "failure {id} of {subscription} is on its way back to the handler: edit it when it has failed again"
+    )]
+    OnItsWay {
+        /// The subscription.
+        subscription: String,
+        /// The record.
+        id: u64,
+    },
+    /// An edited message is too large.
+    #[error(
+        "the edited message has {bytes} bytes, at most {max} are taken: publish it anew and discard the failure"
+    )]
+    EditTooLarge {
+        /// Its headers and body, in bytes.
+        bytes: usize,
+        /// The most, in bytes.
+        max: usize,
+    },
     /// The key is not parked any more, so nothing follows it.
     #[error("the key is not parked any more; handle its messages")]
     NotParked,
@@ -133,6 +153,8 @@ impl Error {
             Self::Locked { .. } => Code::STORE_LOCKED,
             Self::Newer { .. } => Code::STORE_NEWER,
             Self::NotDurable { .. } => Code::STORE_NOT_DURABLE,
+            Self::OnItsWay { .. } => Code::CLI_CONFLICT,
+            Self::EditTooLarge { .. } => Code::PUBLISH_TOO_LARGE,
             _ => Code::STORE_FAILED,
         }
     }
@@ -160,6 +182,8 @@ impl Error {
             Self::UnknownSubscription(_) | Self::NoSuchFailure { .. } => {
                 (FaultKind::NotFound, Advice::FixConfig)
             }
+            Self::OnItsWay { .. } => (FaultKind::Conflict, Advice::FixMessage),
+            Self::EditTooLarge { .. } => (FaultKind::TooLarge, Advice::FixMessage),
             Self::NotParked => (FaultKind::NotParked, Advice::FixMessage),
             Self::NotRemoved => (FaultKind::Unreachable, retry(1_000)),
             Self::ClaimLost(_) => (FaultKind::LeaseLost, Advice::Rebalance),

@@ -1,6 +1,7 @@
 //! The failure store: failure records, parked keys, redrive and crash states of subscriptions.
 
 mod append;
+mod edit;
 mod redrive;
 mod rows;
 
@@ -13,8 +14,8 @@ use parking_lot::Mutex;
 use postrider_core::Fut;
 use postrider_core::failure::{
     AuditEntry, CrashNote, CrashState, FailureDraft, FailureGroup, FailureId, FailureRecord,
-    FailureStore, FinishError, KeyState, OpenState, Reason, RedriveOutcome, RedriveToken, Redriven,
-    Selection,
+    FailureStore, FinishError, KeyState, OpenState, Original, Reason, RedriveOutcome, RedriveToken,
+    Redriven, Selection,
 };
 use postrider_core::fault::Fault;
 use postrider_core::id::InstanceId;
@@ -286,6 +287,49 @@ impl FailureStore for SqliteFailures {
                 .change(subscription, which, reason, redrive::Change::Discard)
                 .await;
             Ok(removed?)
+        })
+    }
+
+    fn edit<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        id: FailureId,
+        headers: Vec<(Bytes, Bytes)>,
+        body: Bytes,
+        reason: Reason,
+    ) -> Fut<'a, Result<(), Fault>> {
+        let whose = subscription.clone();
+        let edit = edit::Edit {
+            headers,
+            body,
+            reason,
+        };
+        Box::pin(async move {
+            edit.check()?;
+            let edited = self
+                .store
+                .exec(move |db| {
+                    let number = rows::number_of(&db.conn, &whose.to_string())?;
+                    edit::edit(db, &whose, number, id, &edit)
+                })
+                .await;
+            Ok(edited?)
+        })
+    }
+
+    fn original<'a>(
+        &'a self,
+        subscription: &'a SubscriptionId,
+        id: FailureId,
+    ) -> Fut<'a, Result<Option<Original>, Fault>> {
+        let whose = subscription.clone();
+        Box::pin(async move {
+            let original = self
+                .look(subscription, move |conn, number| {
+                    edit::original(conn, &whose, number, id)
+                })
+                .await;
+            Ok(original?)
         })
     }
 

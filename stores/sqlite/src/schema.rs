@@ -9,7 +9,7 @@ use crate::db::{Db, at};
 use crate::error::Error;
 
 /// The version of our tables that this program writes.
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE postrider_meta(
@@ -77,6 +77,22 @@ CREATE TABLE postrider_migration(
 INSERT INTO postrider_meta(name, value) VALUES('schema', 1), ('epoch', 0);
 ";
 
+/// Version 2: what failures held before they were edited, as long as they are there.
+const EDITS: &str = "
+CREATE TABLE postrider_original(
+  failure INTEGER PRIMARY KEY,
+  headers BLOB NOT NULL,
+  body    BLOB NOT NULL,
+  by      TEXT NOT NULL,
+  reason  TEXT NOT NULL,
+  at      INTEGER NOT NULL
+) STRICT;
+CREATE TRIGGER postrider_original_goes AFTER DELETE ON postrider_failure BEGIN
+  DELETE FROM postrider_original WHERE failure = OLD.id;
+END;
+UPDATE postrider_meta SET value = 2 WHERE name = 'schema';
+";
+
 fn version(conn: &Connection, path: &Path) -> Result<Option<i64>, Error> {
     let ours: bool = conn
         .query_row(
@@ -112,9 +128,14 @@ pub(crate) fn check(conn: &Connection, path: &Path) -> Result<(), Error> {
 pub(crate) fn set_up(conn: &Connection, path: &Path) -> Result<i64, Error> {
     let tx = rusqlite::Transaction::new_unchecked(conn, TransactionBehavior::Immediate)
         .map_err(at(path, "begin"))?;
-    if version(&tx, path)?.is_none() {
+    let found = version(&tx, path)?;
+    if found.is_none() {
         tx.execute_batch(TABLES)
             .map_err(at(path, "make its tables"))?;
+    }
+    if found.is_none_or(|version| version < 2) {
+        tx.execute_batch(EDITS)
+            .map_err(at(path, "make the table of what was edited"))?;
     }
     let epoch = tx
         .query_row(

@@ -654,3 +654,81 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn an_edited_failure_keeps_its_original_also_when_it_is_edited_or_fails_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f.db");
+    let store = SqliteFailures::open(&path).unwrap();
+    let sub = subscription();
+    let ids = store
+        .append(&sub, vec![failure(1, false), failure(2, false)])
+        .await
+        .unwrap();
+    let (one, other) = (ids[0], ids[1]);
+    let before = store.get(&sub, one).await.unwrap().draft;
+    assert_eq!(store.original(&sub, one).await.unwrap(), None);
+    let headers = vec![(key("ce_type"), Bytes::from_static(b"\xfe"))];
+    let body = Bytes::from_static(b"mended \xff");
+    store
+        .edit(
+            &sub,
+            one,
+            headers.clone(),
+            Bytes::from_static(b"a first try"),
+            reason(),
+        )
+        .await
+        .unwrap();
+    let mut later = reason();
+    later.by = "bob".into();
+    store
+        .edit(&sub, one, headers.clone(), body.clone(), later.clone())
+        .await
+        .unwrap();
+    drop(store);
+    let store = SqliteFailures::open(&path).unwrap();
+    let edited = store.get(&sub, one).await.unwrap().draft;
+    assert_eq!((&edited.raw.headers, &edited.raw.body), (&headers, &body));
+    assert_eq!(
+        (&edited.raw.key, &edited.facts),
+        (&before.raw.key, &before.facts)
+    );
+    let original = store.original(&sub, one).await.unwrap().unwrap();
+    assert_eq!((&original.raw, original.reason), (&before.raw, later));
+    assert_eq!(store.original(&sub, other).await.unwrap(), None);
+    // The same message again makes no second record, and does not undo the edit.
+    let again = store.append(&sub, vec![failure(1, false)]).await.unwrap();
+    assert_eq!(again, [one]);
+    assert_eq!(store.get(&sub, one).await.unwrap().draft.raw.body, body);
+    // On its way it is as it was edited, and cannot be edited.
+    redrive_all(&store).await;
+    let refused = store
+        .edit(&sub, one, Vec::new(), Bytes::new(), reason())
+        .await;
+    assert_eq!(refused.unwrap_err().kind, FaultKind::Conflict);
+    let mut taken = claim(&store, ME, 10).await;
+    assert_eq!(taken[0].record.draft.raw.body, body);
+    finish(&store, taken.remove(0).token, failed(1)).await;
+    let original = store.original(&sub, one).await.unwrap().unwrap();
+    assert_eq!(original.raw, before.raw);
+    let actions: Vec<_> = store.audit(&sub, 10).await.unwrap();
+    let actions: Vec<&str> = actions.iter().map(|a| a.action.as_str()).collect();
+    assert_eq!(actions, ["redrive", "edit", "edit"]);
+    // The original goes with its record.
+    let ids = Selection::Ids(vec![one]);
+    store.discard(&sub, ids, reason()).await.unwrap();
+    let kept: i64 = store
+        .store()
+        .read(|db| db.query_row("SELECT count(*) FROM postrider_original", [], |r| r.get(0)))
+        .await
+        .unwrap();
+    assert_eq!(kept, 0);
+    let absent = store
+        .edit(&sub, one, Vec::new(), Bytes::new(), reason())
+        .await;
+    assert_eq!(absent.unwrap_err().kind, FaultKind::NotFound);
+    let huge = Bytes::from(vec![0; (16 << 20) + 1]);
+    let refused = store.edit(&sub, other, Vec::new(), huge, reason()).await;
+    assert_eq!(refused.unwrap_err().kind, FaultKind::TooLarge);
+}

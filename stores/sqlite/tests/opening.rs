@@ -191,14 +191,41 @@ fn a_database_of_a_newer_version_is_refused_and_untouched() {
     drop(Sqlite::open(&path).unwrap());
     let conn = Connection::open(&path).unwrap();
     conn.execute(
-        "UPDATE postrider_meta SET value = 2 WHERE name = 'schema'",
+        "UPDATE postrider_meta SET value = 3 WHERE name = 'schema'",
         [],
     )
     .unwrap();
     drop(conn);
     let error = refused(&path);
     assert_eq!(error.code(), Code::STORE_NEWER);
-    assert!(error.to_string().contains("version 2"), "{error}");
+    assert!(error.to_string().contains("version 3"), "{error}");
+}
+
+#[test]
+fn a_database_of_version_1_gets_what_is_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.db");
+    drop(Sqlite::open(&path).unwrap());
+    let conn = Connection::open(&path).unwrap();
+    // What version 1 had, and nothing else.
+    conn.execute_batch(
+        "DROP TRIGGER postrider_original_goes; DROP TABLE postrider_original;
+         UPDATE postrider_meta SET value = 1 WHERE name = 'schema'",
+    )
+    .unwrap();
+    drop(conn);
+    drop(Sqlite::open(&path).unwrap());
+    drop(Sqlite::open(&path).unwrap());
+    let conn = Connection::open(&path).unwrap();
+    let (version, new): (i64, i64) = conn
+        .query_row(
+            "SELECT (SELECT value FROM postrider_meta WHERE name = 'schema'),
+             (SELECT count(*) FROM sqlite_schema WHERE name LIKE 'postrider_original%')",
+            [],
+            |r| Ok((r.get(0)?, r.get(1)?)),
+        )
+        .unwrap();
+    assert_eq!((version, new), (2, 2));
 }
 
 #[test]

@@ -60,19 +60,30 @@ pub(super) fn change(
             Change::Redrive => "redrive",
             Change::Discard => "discard",
         };
-        db.conn
-            .prepare_cached(
-                "INSERT INTO postrider_audit(subscription, action, count, by, reason, at) \
-                 VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
-            )
-            .and_then(|mut s| {
-                let count = i64::try_from(count).unwrap_or(i64::MAX);
-                let Reason { by, text, at } = reason;
-                s.execute(params![number, action, count, by, text, millis(*at)])
-            })
-            .map_err(Error::sqlite("keep a reason"))?;
+        note(&db.conn, number, action, count, reason)?;
     }
     Ok(count)
+}
+
+/// Keeps what was done, by whom and why.
+pub(super) fn note(
+    conn: &Connection,
+    number: i64,
+    action: &str,
+    count: u64,
+    reason: &Reason,
+) -> Result<(), Error> {
+    conn.prepare_cached(
+        "INSERT INTO postrider_audit(subscription, action, count, by, reason, at) \
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+    )
+    .and_then(|mut s| {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let Reason { by, text, at } = reason;
+        s.execute(params![number, action, count, by, text, millis(*at)])
+    })
+    .map(drop)
+    .map_err(Error::sqlite("keep a reason"))
 }
 
 fn mark(conn: &Connection, number: i64, condition: &str, value: &Value) -> Result<u64, Error> {

@@ -142,10 +142,14 @@ pub(super) fn get(
         .map_err(Error::sqlite(doing))?;
     match rows.next().map_err(Error::sqlite(doing))? {
         Some(row) => read(row, subscription),
-        None => Err(Error::NoSuchFailure {
-            subscription: subscription.to_string(),
-            id: id.0,
-        }),
+        None => Err(no_such(subscription, id)),
+    }
+}
+
+pub(super) fn no_such(subscription: &SubscriptionId, id: FailureId) -> Error {
+    Error::NoSuchFailure {
+        subscription: subscription.to_string(),
+        id: id.0,
     }
 }
 
