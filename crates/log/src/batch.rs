@@ -125,12 +125,12 @@ pub(crate) fn encode_block(
     at_ms: u64,
     producer: Producer,
     records: &[&RecordIn],
-) -> Vec<u32> {
+) -> Positions {
     assert!(!records.is_empty(), "a batch holds at least one record");
     put_table(out, records);
     let start = out.len();
     out.resize(start + HEAD, 0);
-    let mut positions = Vec::with_capacity(records.len());
+    let mut positions = Positions::of(records.len());
     for (delta, record) in records.iter().enumerate() {
         positions.push(u32::try_from(out.len()).expect("a block is smaller than 2 GiB"));
         put_record(out, delta as i64, record);
@@ -316,13 +316,47 @@ fn word(column: &[u8], index: u32) -> u64 {
     })
 }
 
+/// Where in the bytes of a block its records begin. Most blocks have one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Positions {
+    One(Option<u32>),
+    Many(Vec<u32>),
+}
+
+impl Positions {
+    /// None yet, of so many.
+    fn of(count: usize) -> Self {
+        match count {
+            0 | 1 => Positions::One(None),
+            _ => Positions::Many(Vec::with_capacity(count)),
+        }
+    }
+
+    fn push(&mut self, at: u32) {
+        match self {
+            Positions::One(one) => {
+                assert!(one.is_none(), "there are as many as was said");
+                *one = Some(at);
+            }
+            Positions::Many(many) => many.push(at),
+        }
+    }
+
+    fn as_slice(&self) -> &[u32] {
+        match self {
+            Positions::One(one) => one.as_slice(),
+            Positions::Many(many) => many,
+        }
+    }
+}
+
 /// A block that was checked: its records are read without touching what is around them.
 #[derive(Debug)]
 pub(crate) struct Block {
     bytes: Bytes,
     table_at: usize,
     at_ms: u64,
-    positions: Vec<u32>,
+    positions: Positions,
 }
 
 /// What a subscription asks about a record before it is handed out.
@@ -336,7 +370,7 @@ pub(crate) struct Meta {
 
 impl Block {
     /// A block just encoded into `bytes`, whose table begins at `table_at`; `positions` as [`encode_block`] gave them.
-    pub(crate) fn encoded(bytes: Bytes, table_at: usize, at_ms: u64, positions: Vec<u32>) -> Self {
+    pub(crate) fn encoded(bytes: Bytes, table_at: usize, at_ms: u64, positions: Positions) -> Self {
         Block {
             bytes,
             table_at,
@@ -354,7 +388,7 @@ impl Block {
         let batch = reader.rest();
         let at_ms = check_batch(batch, count)?;
         let mut records = Reader::new(&batch[HEAD..], "record batch");
-        let mut positions = Vec::with_capacity((count as usize).min(records.left()));
+        let mut positions = Positions::of((count as usize).min(records.left().max(2)));
         for _ in 0..count {
             let at = bytes.len() - records.left();
             positions
@@ -376,12 +410,12 @@ impl Block {
 
     /// How many records it has.
     pub(crate) fn count(&self) -> u32 {
-        self.positions.len() as u32
+        self.positions.as_slice().len() as u32
     }
 
     /// Bytes held in memory.
     pub(crate) fn weight(&self) -> usize {
-        self.bytes.len() + self.positions.len() * 4 + 96
+        self.bytes.len() + self.positions.as_slice().len() * 4 + 96
     }
 
     fn table(&self) -> Table<'_> {
@@ -393,10 +427,14 @@ impl Block {
     }
 
     fn parse(&self, index: u32) -> Result<(Raw, Table<'_>), Error> {
-        let at = *self.positions.get(index as usize).ok_or(Error::Malformed {
-            what: "record batch",
-            why: "a record beyond its end was asked for",
-        })?;
+        let at = *self
+            .positions
+            .as_slice()
+            .get(index as usize)
+            .ok_or(Error::Malformed {
+                what: "record batch",
+                why: "a record beyond its end was asked for",
+            })?;
         Ok((Raw::read(&self.bytes, at as usize)?, self.table()))
     }
 

@@ -116,7 +116,7 @@ impl Visitor for Loader {
             entries.truncate(1);
         }
         self.state.apply(frame.lsn(), &entries, self.now)?;
-        self.state.todo = Default::default();
+        self.state.todo.forget();
         Ok(())
     }
 }

@@ -71,7 +71,7 @@ pub use log::{
 };
 pub use tx::{
     Appended, Cancel, Confirm, Expected, FailureIn, FailureOp, Header, LeaseBatch, Leased,
-    OffsetCommit, Park, Publish, Record, RecordIn, Settle, SettleOp, Ticket, Tx,
+    OffsetCommit, Park, Publish, Record, RecordIn, Settle, SettleOp, Ticket, TicketOfOne, Tx,
 };
 pub use view::failures::{Action, Audit, FailureGroup, FailureInfo};
 pub use view::offsets::ReaderState;

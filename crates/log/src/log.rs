@@ -137,6 +137,8 @@ pub struct Log {
     checkpointing: Option<Vec<crate::wal::SegmentId>>,
     trim_soon: BTreeSet<StreamId>,
     mover: relocate::Mover,
+    /// Where a single record is encoded; its room is used again.
+    scratch: Vec<u8>,
 }
 
 /// What a frame makes visible once it is safe.
@@ -182,6 +184,7 @@ impl Log {
             checkpointing: None,
             trim_soon: BTreeSet::new(),
             mover: relocate::Mover::default(),
+            scratch: Vec::new(),
             options,
         };
         log.after_apply();

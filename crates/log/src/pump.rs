@@ -45,12 +45,34 @@ pub fn step(log: &Mutex<Log>, now: Now) -> Result<Step, Error> {
 /// # Errors
 /// What the write or sync failed with; the log is poisoned then. [`Error::Closed`].
 pub fn write(log: &Mutex<Log>, now: Now) -> Result<Option<Progress>, Error> {
-    let Some(job) = log.lock().begin(now)? else {
-        return Ok(None);
+    write_between(log, now, |_| {}, |_| {}).0
+}
+
+/// As [`write()`], with something to do at the log just before, and a look at it just after, each without taking the lock once more. The look
+/// comes in any case.
+///
+/// # Errors
+/// The first of the pair is what [`write()`] gives.
+pub fn write_between<T>(
+    log: &Mutex<Log>,
+    now: Now,
+    before: impl FnOnce(&mut Log),
+    after: impl FnOnce(&mut Log) -> T,
+) -> (Result<Option<Progress>, Error>, T) {
+    let job = {
+        let mut log = log.lock();
+        before(&mut log);
+        match log.begin(now) {
+            Ok(Some(job)) => job,
+            Ok(None) => return (Ok(None), after(&mut log)),
+            Err(error) => return (Err(error), after(&mut log)),
+        }
     };
     // DURABILITY: the lock is not held here; what is staged meanwhile is the next batch.
     let done = job.run();
-    log.lock().finish(done).map(Some)
+    let mut log = log.lock();
+    let progress = log.finish(done).map(Some);
+    (progress, after(&mut log))
 }
 
 /// One slice of upkeep, one of a move, and one checkpoint, if due. The thread that writes may call it, or another one.

@@ -295,6 +295,19 @@ pub struct Ticket {
     pub failures: Vec<FailureId>,
 }
 
+/// What [`Log::publish_one`](crate::Log::publish_one) gave: a [`Ticket`] of one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TicketOfOne {
+    /// As [`Ticket::lsn`].
+    pub lsn: Lsn,
+    /// As [`Ticket::level`].
+    pub level: Level,
+    /// As [`Ticket::told_at`].
+    pub told_at: Level,
+    /// Where it went.
+    pub appended: Appended,
+}
+
 /// Where one record went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {

@@ -284,6 +284,46 @@ fn the_same_id_is_stored_once_within_the_window_also_after_a_crash() {
 }
 
 #[test]
+fn one_record_published_alone_is_the_commit_of_that_record() {
+    for level in [Level::Fsync, Level::Os, Level::Memory] {
+        let (committed, alone) = (Host::new(), Host::new());
+        let config = StreamConfig {
+            level,
+            ..StreamConfig::default()
+        };
+        let streams = [&committed, &alone].map(|host| host.stream(config));
+        let subs = [&committed, &alone].map(|host| host.sub(streams[0], "shop"));
+        assert_eq!((streams[0], subs[0]), (streams[1], subs[1]));
+        // The third is the first again.
+        for id in [1, 2, 1, 3] {
+            let ticket = committed
+                .commit(publish(streams[0], vec![record(id, "k")]))
+                .unwrap();
+            let mut log = alone.log.lock();
+            let one = log
+                .publish_one(streams[1], &record(id, "k"), alone.now())
+                .unwrap();
+            drop(log);
+            assert_eq!(Ticket::from(one), ticket, "{level:?}");
+            committed.flush();
+            alone.flush();
+        }
+        let leased = [&committed, &alone].map(|host| host.lease(subs[0], A).messages);
+        assert_eq!(leased[0].len(), 3, "one of four was a duplicate");
+        let records = leased.map(|all| {
+            let records = all.iter().map(|leased| format!("{:?}", leased.record));
+            records.collect::<Vec<_>>()
+        });
+        assert_eq!(records[0], records[1]);
+        let unknown = alone
+            .log
+            .lock()
+            .publish_one(StreamId(77), &record(9, "k"), alone.now());
+        assert!(matches!(unknown, Err(Error::UnknownStream { .. })));
+    }
+}
+
+#[test]
 fn an_event_stream_refuses_a_writer_that_did_not_see_the_last_event() {
     let host = Host::new();
     let stream = host.stream(StreamConfig {

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use postrider_core::fault::{Advice, Fault, FaultKind};
-use postrider_log::{Now, pump};
+use postrider_log::{Log, Now, pump};
 use tokio::sync::Notify;
 
-use crate::shared::{Shared, tick};
+use crate::shared::{Shared, Stand, tick};
 use crate::waiters::Ended;
 
 /// How long nothing must have come before the last batch is proven by a marker.
@@ -196,14 +196,15 @@ fn serve_writes(shared: &Shared, host: &Host) {
     let _stops = StopsBoth(host);
     let mut marked = false;
     loop {
-        match write_round(shared, shared.now()) {
-            None => return,
-            Some(true) => {
+        let Some(wrote) = write_round(shared, shared.now()) else {
+            return;
+        };
+        if wrote.any {
+            if wrote.upkeep {
                 host.upkeep.kick();
-                marked = false;
-                continue;
             }
-            Some(false) => {}
+            marked = false;
+            continue;
         }
         if host.is_stopping() {
             return;
@@ -245,16 +246,29 @@ fn serve_upkeep(shared: &Shared, host: &Host) {
     }
 }
 
-/// One round of the thread that writes: whether something was written. `None`: the engine ended, and everybody was told.
-pub(crate) fn write_round(shared: &Shared, now: Now) -> Option<bool> {
-    tick(&mut shared.log.lock(), now);
-    match pump::write(&shared.log, now) {
+/// What a round of the thread that writes did.
+pub(crate) struct Wrote {
+    /// Something was written.
+    pub(crate) any: bool,
+    /// The thread for upkeep may have something to do.
+    upkeep: bool,
+}
+
+/// One round of the thread that writes. `None`: the engine ended, and everybody was told.
+pub(crate) fn write_round(shared: &Shared, now: Now) -> Option<Wrote> {
+    let before = |log: &mut Log| tick(log, now);
+    let after = |log: &mut Log| (Stand::of(log), log.wants_upkeep(now));
+    let (progress, (stand, upkeep)) = pump::write_between(&shared.log, now, before, after);
+    match progress {
         Ok(progress) => {
-            shared.after_write(None);
-            Some(progress.is_some())
+            shared.tell(stand, None);
+            Some(Wrote {
+                any: progress.is_some(),
+                upkeep,
+            })
         }
         Err(error) => {
-            shared.after_write(Some(error));
+            shared.tell(stand, Some(error));
             None
         }
     }

@@ -134,8 +134,7 @@ fn not_found(text: String) -> Fault {
 impl EmbeddedPublisher {
     /// As a call with many, without what only many need.
     async fn publish_one(&self, message: &Outgoing) -> Result<Receipt, Fault> {
-        let encode = || convert::record_in(message, self.shared.settings.message_bytes_max);
-        let mut first = Some(encode()?);
+        let record = convert::record_in(message, self.shared.settings.message_bytes_max)?;
         let staged = self
             .shared
             .stage_patiently(|log, now| {
@@ -144,39 +143,28 @@ impl EmbeddedPublisher {
                 else {
                     return Ok(None);
                 };
-                // Staged again after a wait: the record of before is gone.
-                let record = first.take().map_or_else(encode, Ok);
-                let record = record.expect("what was encoded once can be encoded again");
-                let publish = Publish {
-                    stream,
-                    records: vec![record],
-                    ..Publish::default()
-                };
-                let tx = Tx {
-                    publishes: vec![publish],
-                    ..Tx::default()
-                };
-                Ok(Some((log.commit(tx, now)?, subscriptions)))
+                Ok(Some((
+                    log.publish_one(stream, &record, now)?,
+                    subscriptions,
+                )))
             })
             .await
             .map_err(|error| error.fault())?;
         let Some((ticket, subscriptions)) = staged else {
             return Err(no_route(&message.destination));
         };
-        let appended = ticket.appended.first().and_then(|records| records.first());
-        let appended = appended.expect("one record was published");
         let durability = match self.shared.is_memory() {
             true => postrider_core::capability::Durability::Memory,
             false => convert::durability_of(ticket.level),
         };
         self.shared
-            .confirmed(&ticket)
+            .safe(ticket.lsn, ticket.told_at)
             .await
             .map_err(|ended| ended.fault().unknown_effect())?;
         Ok(Receipt {
             durability,
-            position: Some(appended.offset),
-            duplicate: appended.duplicate,
+            position: Some(ticket.appended.offset),
+            duplicate: ticket.appended.duplicate,
             subscriptions: Some(subscriptions),
         })
     }

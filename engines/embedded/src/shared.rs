@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     clock: Arc<dyn Clock>,
     waiters: Mutex<Waiters>,
+    /// What `waiters` knows with the reason, to be asked on every call.
+    has_ended: AtomicBool,
     /// Who waits for something to lease, per subscription.
     ready: Mutex<HashMap<SubId, Arc<Notify>>>,
     members: AtomicU64,
@@ -60,6 +62,24 @@ impl std::fmt::Debug for Shared {
         f.debug_struct("Shared")
             .field("settings", &self.settings)
             .finish_non_exhaustive()
+    }
+}
+
+/// How the log stood at one moment, and whom that concerns.
+#[derive(Debug)]
+pub(crate) struct Stand {
+    written: Lsn,
+    durable: Lsn,
+    wakes: Wakes,
+}
+
+impl Stand {
+    pub(crate) fn of(log: &mut Log) -> Self {
+        Self {
+            written: log.written(),
+            durable: log.durable(),
+            wakes: log.take_wakes(),
+        }
     }
 }
 
@@ -105,13 +125,14 @@ impl Shared {
 
     fn new(log: Log, clock: Arc<dyn Clock>, settings: Settings, host: Option<Host>) -> Self {
         let mut waiters = Waiters::default();
-        waiters.progress(log.written(), log.durable());
+        waiters.progress(log.written(), log.durable()).tell();
         Self {
             log: Mutex::new(log),
             claims: Mutex::default(),
             settings,
             clock,
             waiters: Mutex::new(waiters),
+            has_ended: AtomicBool::new(false),
             ready: Mutex::default(),
             members: AtomicU64::new(1),
             progressed: Notify::new(),
@@ -139,7 +160,10 @@ impl Shared {
 
     /// Why the engine ended, if it did.
     pub(crate) fn ended(&self) -> Option<Ended> {
-        self.waiters.lock().ended().cloned()
+        match self.has_ended.load(Ordering::Acquire) {
+            true => self.waiters.lock().ended().cloned(),
+            false => None,
+        }
     }
 
     /// Runs this under the lock, and has what it staged written.
@@ -234,11 +258,20 @@ impl Shared {
 
     /// Tells everybody what is written and synced now, or that nothing more will be.
     pub(crate) fn after_write(&self, failed: Option<log::Error>) {
-        let (written, durable, wakes) = {
-            let mut log = self.log.lock();
-            (log.written(), log.durable(), log.take_wakes())
-        };
-        self.waiters.lock().progress(written, durable);
+        let stand = Stand::of(&mut self.log.lock());
+        self.tell(stand, failed);
+    }
+
+    /// Tells everybody how the log stood after a write, or that nothing more will be.
+    pub(crate) fn tell(&self, stand: Stand, failed: Option<log::Error>) {
+        let Stand {
+            written,
+            durable,
+            wakes,
+        } = stand;
+        let safe = self.waiters.lock().progress(written, durable);
+        // Without the lock: who is woken publishes again, and waits again.
+        safe.tell();
         match failed {
             None => {}
             Some(log::Error::Closed) => self.end(Ended::Closed),
@@ -253,7 +286,12 @@ impl Shared {
 
     /// Nothing more is confirmed, and everybody who waits is told so.
     pub(crate) fn end(&self, why: Ended) {
-        self.waiters.lock().end(why);
+        {
+            let mut waiters = self.waiters.lock();
+            // ORDER: before anybody is told, since whoever is told asks for the reason, which then waits for the lock.
+            self.has_ended.store(true, Ordering::Release);
+            waiters.end(why);
+        }
         let ready: Vec<Arc<Notify>> = self.ready.lock().values().cloned().collect();
         ready.iter().for_each(|ready| ready.notify_waiters());
         self.progressed.notify_waiters();

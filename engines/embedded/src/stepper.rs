@@ -57,6 +57,7 @@ impl Stepper {
         let Some(wrote) = write_round(&self.shared, now) else {
             return false;
         };
+        let wrote = wrote.any;
         self.marked &= !wrote;
         if self.quiet && !wrote && !self.marked {
             if !mark_idle(&self.shared) {

@@ -1,6 +1,6 @@
 //! Who waits for which frame to be written or synced.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 use postrider_log::{Level, Lsn};
 use tokio::sync::oneshot;
@@ -25,27 +25,39 @@ pub(crate) enum Ended {
     Poisoned(String),
 }
 
+/// Whoever waits, by the frame that they wait for.
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: BTreeMap<(Lsn, u64), oneshot::Sender<()>>,
-    last: u64,
+    waiting: VecDeque<(Lsn, oneshot::Sender<()>)>,
 }
 
 impl Queue {
     fn add(&mut self, lsn: Lsn) -> oneshot::Receiver<()> {
         let (done, wait) = oneshot::channel();
-        self.last += 1;
-        self.waiting.insert((lsn, self.last), done);
+        // Frames are staged one after the other, and waited for right after, so the end is near.
+        let behind = self.waiting.iter().rev().position(|(at, _)| *at <= lsn);
+        let at = behind.map_or(0, |behind| self.waiting.len() - behind);
+        self.waiting.insert(at, (lsn, done));
         wait
     }
 
-    fn release(&mut self, upto: Lsn) {
-        while let Some(first) = self.waiting.first_entry() {
-            if first.key().0 > upto {
-                return;
-            }
+    fn release(&mut self, upto: Lsn, safe: &mut Safe) {
+        let count = self.waiting.partition_point(|(lsn, _)| *lsn <= upto);
+        safe.0
+            .extend(self.waiting.drain(..count).map(|(_, done)| done));
+    }
+}
+
+/// Those whose wait is over: to be told without a lock that they may want.
+#[derive(Debug, Default)]
+#[must_use = "nobody else tells them"]
+pub(crate) struct Safe(Vec<oneshot::Sender<()>>);
+
+impl Safe {
+    pub(crate) fn tell(self) {
+        for done in self.0 {
             // Whoever stopped waiting does not care.
-            let _ = first.remove().send(());
+            let _ = done.send(());
         }
     }
 }
@@ -78,12 +90,14 @@ impl Waiters {
         }
     }
 
-    /// The log is this far now.
-    pub(crate) fn progress(&mut self, written: Lsn, durable: Lsn) {
+    /// The log is this far now: whose wait is over.
+    pub(crate) fn progress(&mut self, written: Lsn, durable: Lsn) -> Safe {
+        let mut safe = Safe::default();
         self.written = self.written.max(written);
         self.durable = self.durable.max(durable);
-        self.for_written.release(self.written);
-        self.for_durable.release(self.durable);
+        self.for_written.release(self.written, &mut safe);
+        self.for_durable.release(self.durable, &mut safe);
+        safe
     }
 
     /// Nothing more is confirmed: everybody who waits is told. The first reason stays.
@@ -116,12 +130,30 @@ mod tests {
         let mut written = pending(waiters.wait(Lsn(3), Level::Os));
         let mut durable = pending(waiters.wait(Lsn(3), Level::Fsync));
         let mut later = pending(waiters.wait(Lsn(4), Level::Os));
-        waiters.progress(Lsn(3), Lsn(2));
+        waiters.progress(Lsn(3), Lsn(2)).tell();
         assert!(written.try_recv().is_ok());
         assert!(durable.try_recv().is_err() && later.try_recv().is_err());
         assert!(matches!(waiters.wait(Lsn(2), Level::Fsync), Wait::Done));
-        waiters.progress(Lsn(3), Lsn(3));
+        waiters.progress(Lsn(3), Lsn(3)).tell();
         assert!(durable.try_recv().is_ok());
+    }
+
+    #[test]
+    fn whoever_waits_for_an_earlier_frame_is_told_earlier_whenever_they_began_to_wait() {
+        let mut waiters = Waiters::default();
+        let lsns = [5, 3, 9, 4, 3, 9, 1];
+        let wait = |lsn: &u64| (*lsn, pending(waiters.wait(Lsn(*lsn), Level::Fsync)));
+        let mut waits: Vec<_> = lsns.iter().map(wait).collect();
+        for durable in 1..=9 {
+            waiters.progress(Lsn(durable), Lsn(durable)).tell();
+            for (lsn, wait) in &mut waits {
+                assert_eq!(
+                    wait.try_recv().is_ok(),
+                    *lsn == durable,
+                    "{lsn} at {durable}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -133,7 +133,7 @@ const TARGETS: [Target; 27] = [
     target(
         "stuck.state",
         "ours",
-        "KiB of state, 10,000,000 acknowledged behind it",
+        "KiB of state, 50,000,000 acknowledged behind it",
         AtMost(976.0),
     ),
     target(

@@ -6,7 +6,7 @@ use super::*;
 
 const BLOCK_HEAD: usize = 6;
 
-fn encode(records: &[RecordIn], base: Offset) -> (Vec<u8>, Vec<u32>) {
+fn encode(records: &[RecordIn], base: Offset) -> (Vec<u8>, Positions) {
     let mut out = b"head".to_vec();
     let refs: Vec<_> = records.iter().collect();
     let positions = encode_block(&mut out, base, 1_000, Producer::NONE, &refs);
@@ -149,7 +149,7 @@ proptest! {
         let crc = crc32c::crc32c(&bytes[4 + BLOCK_HEAD + CRC_FROM..]);
         bytes[4 + BLOCK_HEAD + 17..4 + BLOCK_HEAD + 21].copy_from_slice(&crc.to_be_bytes());
         if let Ok(block) = Block::verify(Bytes::from(bytes), 4) {
-            for index in 0..block.positions.len() as u32 {
+            for index in 0..block.count() {
                 if let Ok(record) = block.record(index, 0) {
                     prop_assert_eq!(record.headers.iter().count(), record.headers.len());
                 }

@@ -144,8 +144,11 @@ impl Log {
             .apply(appended.lsn, &entries, now)
             .expect("what was decided can be applied");
         for (index, block) in &frame.blocks {
-            self.cache
-                .put(appended.locations[*index], Arc::clone(block));
+            let location = appended.locations[*index];
+            // What nobody can read need not be kept for readers.
+            if self.state.todo.kept.contains(&location) {
+                self.cache.put(location, Arc::clone(block));
+            }
         }
         if sync == Sync::Lazy {
             let within = match level {
@@ -161,6 +164,7 @@ impl Log {
 
     /// Does what the last apply left to be done.
     pub(crate) fn after_apply(&mut self) {
+        self.state.todo.kept.clear();
         for (due, timer) in self.state.todo.mono.drain(..) {
             self.mono.insert(due, timer);
         }

@@ -38,7 +38,7 @@ impl Log {
         if let Some((stream, record)) = one::only(&tx)
             && self.state.stream(stream)?.config.level == Level::Fsync
         {
-            return self.commit_one(stream, record, now);
+            return self.commit_one(stream, record, now).map(Ticket::from);
         }
         let mut plan = Plan::new(
             &self.state,
@@ -89,12 +89,16 @@ impl Log {
             .iter()
             .flat_map(|publish| publish.also.iter().chain([&publish.stream]))
         {
-            let Some(stream) = self.state.streams.get_mut(id) else {
-                continue;
-            };
-            if let Some(dedupe) = &mut stream.dedupe {
-                dedupe.age(stream.config.dedupe, now.wall_ms);
-            }
+            self.forget_old_ids_of(*id, now);
+        }
+    }
+
+    fn forget_old_ids_of(&mut self, id: StreamId, now: Now) {
+        let Some(stream) = self.state.streams.get_mut(&id) else {
+            return;
+        };
+        if let Some(dedupe) = &mut stream.dedupe {
+            dedupe.age(stream.config.dedupe, now.wall_ms);
         }
     }
 }

@@ -29,12 +29,15 @@ pub(crate) enum MonoTimer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WallTimer {
     /// A delayed message is due, for the dispatcher of this generation.
-    Due(SubId, u32, Offset),
+    Due(SubId, u16, Offset),
     /// All records of the run that starts here have expired.
     Expired(StreamId, Offset),
     /// Retention may let go of something.
     Retention(StreamId),
 }
+
+/// There may be a million of them.
+const _: () = assert!(size_of::<WallTimer>() == 16);
 
 /// What an apply leaves to be done by the live log; recovery throws most of it away.
 #[derive(Debug, Default)]
@@ -47,9 +50,22 @@ pub(crate) struct Todo {
     pub(crate) trim: Vec<StreamId>,
     pub(crate) woken: Vec<SubId>,
     pub(crate) woken_streams: Vec<StreamId>,
+    /// Runs of this frame that somebody may still read.
+    pub(crate) kept: Vec<Location>,
 }
 
 impl Todo {
+    /// Leaves all of it undone.
+    pub(crate) fn forget(&mut self) {
+        self.mono.clear();
+        self.wall.clear();
+        self.grown.clear();
+        self.trim.clear();
+        self.woken.clear();
+        self.woken_streams.clear();
+        self.kept.clear();
+    }
+
     /// A stream grew: retention by bytes looks at once, retention by age when its timer fires.
     fn retain(&mut self, stream: &mut Stream, at_ms: u64) {
         let retention = stream.config.retention;
@@ -309,6 +325,7 @@ impl State {
         }
         self.todo.grown.push((id, lsn));
         if kept {
+            self.todo.kept.push(at);
             self.needed(at);
             if expires_ms != 0 {
                 self.todo

@@ -7,10 +7,32 @@ use crate::codec::{Put, Reader};
 use crate::definitions::DedupeWindow;
 use crate::ids::{IntMap, Offset, millis};
 
+/// An id as two words: as one of 16 bytes it would make each entry a third larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Id(u64, u64);
+
+impl Id {
+    fn of(id: [u8; 16]) -> Self {
+        let id = u128::from_le_bytes(id);
+        Id(id as u64, (id >> 64) as u64)
+    }
+
+    fn bytes(self) -> [u8; 16] {
+        (u128::from(self.1) << 64 | u128::from(self.0)).to_le_bytes()
+    }
+}
+
+/// Ids of one generation at most. A power of two is cut by an eighth: that many fill a table, and one more would double it.
+fn generation_max(ids_max: u32) -> usize {
+    let half = (ids_max as usize).div_ceil(2);
+    let full = half.checked_ilog2().map_or(0, |bits| (1 << bits) / 8 * 7);
+    if half - full <= half / 8 { full } else { half }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Dedupe {
-    current: IntMap<u128, Offset>,
-    previous: IntMap<u128, Offset>,
+    current: IntMap<Id, Offset>,
+    previous: IntMap<Id, Offset>,
     /// When the current generation began, wall time in ms.
     since_ms: u64,
 }
@@ -18,7 +40,7 @@ pub(crate) struct Dedupe {
 impl Dedupe {
     /// Where the record of this id went.
     pub(crate) fn find(&self, id: [u8; 16]) -> Option<Offset> {
-        let id = u128::from_le_bytes(id);
+        let id = Id::of(id);
         self.current
             .get(&id)
             .or_else(|| self.previous.get(&id))
@@ -33,7 +55,7 @@ impl Dedupe {
             self.current.clear();
             self.previous.clear();
             self.since_ms = now_ms;
-        } else if age >= window_ms || self.current.len() >= (window.ids_max as usize).div_ceil(2) {
+        } else if age >= window_ms || self.current.len() >= generation_max(window.ids_max) {
             self.previous = std::mem::take(&mut self.current);
             self.since_ms = now_ms;
         }
@@ -50,7 +72,7 @@ impl Dedupe {
             return;
         }
         self.age(window, at_ms);
-        self.current.insert(u128::from_le_bytes(id), offset);
+        self.current.insert(Id::of(id), offset);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -58,11 +80,12 @@ impl Dedupe {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.reserve(self.len() * 24 + 28);
         out.put_u64(self.since_ms);
         for generation in [&self.previous, &self.current] {
             out.put_varint(generation.len() as u64);
             for (id, offset) in generation {
-                out.put(&id.to_le_bytes());
+                out.put(&id.bytes());
                 out.put_u64(*offset);
             }
         }
@@ -70,12 +93,12 @@ impl Dedupe {
 
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Self, Error> {
         let since_ms = reader.u64()?;
-        let mut generation = || -> Result<IntMap<u128, Offset>, Error> {
+        let mut generation = || -> Result<IntMap<Id, Offset>, Error> {
             let count = reader.count(24)?;
             let mut ids = IntMap::default();
             ids.reserve(count);
             for _ in 0..count {
-                ids.insert(u128::from_le_bytes(reader.id()?), reader.u64()?);
+                ids.insert(Id::of(reader.id()?), reader.u64()?);
             }
             Ok(ids)
         };
@@ -123,6 +146,20 @@ mod tests {
         }
         assert_eq!(dedupe.find(1000u128.to_le_bytes()), Some(999));
         assert_eq!(dedupe.find(1u128.to_le_bytes()), None);
+    }
+
+    #[test]
+    fn a_generation_fills_its_table_and_is_at_most_an_eighth_smaller_than_allowed() {
+        assert_eq!(generation_max(1 << 20), 458_752);
+        for ids_max in 1..5_000 {
+            let (max, half) = (generation_max(ids_max), ids_max.div_ceil(2) as usize);
+            assert!(
+                max >= 1 && max <= half && half - max <= half / 8,
+                "{ids_max}"
+            );
+        }
+        let id = std::array::from_fn(|at| at as u8);
+        assert_eq!(Id::of(id).bytes(), id);
     }
 
     #[test]

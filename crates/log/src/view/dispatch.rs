@@ -79,7 +79,7 @@ pub(crate) struct Dispatch {
     ordered: bool,
     look_ahead_max: usize,
     /// Tells timers of this dispatcher from those of the one before a seek.
-    pub(crate) generation: u32,
+    pub(crate) generation: u16,
     cursor: Offset,
     in_flight: IntMap<Offset, InFlight>,
     lanes: IntMap<KeyHash, Lane>,
@@ -104,7 +104,7 @@ impl Dispatch {
     pub(crate) fn new(
         ordered: bool,
         look_ahead_max: u32,
-        generation: u32,
+        generation: u16,
         cursor: Offset,
         tokens: u64,
     ) -> Self {
@@ -512,7 +512,7 @@ impl Dispatch {
     }
 
     /// A delayed message is due.
-    pub(crate) fn delay_over(&mut self, generation: u32, offset: Offset) {
+    pub(crate) fn delay_over(&mut self, generation: u16, offset: Offset) {
         if generation == self.generation {
             self.delayed = self.delayed.saturating_sub(1);
             self.due.insert(offset);

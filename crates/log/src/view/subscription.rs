@@ -60,7 +60,7 @@ pub(crate) struct Subscription {
     /// Made when somebody leases; an idle subscription has none.
     pub(crate) dispatch: Option<Box<Dispatch>>,
     /// How many dispatchers there were.
-    pub(crate) generations: u32,
+    pub(crate) generations: u16,
     /// Whether it is on the list of those to wake.
     pub(crate) woken: bool,
 }

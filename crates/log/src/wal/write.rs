@@ -11,8 +11,9 @@ use super::{Appended, EntryBytes, Location, Lsn, Progress, Space, Sync};
 use crate::Error;
 use crate::planted::{self, Plant};
 
-/// Buffers kept for reuse.
+/// Buffers kept for reuse, and the largest of them.
 const BUFFERS_MAX: usize = 2;
+const BUFFER_BYTES_MAX: usize = 1 << 20;
 /// A new segment up to this size is filled with zeros even when it could not be prepared ahead.
 const FILL_INLINE_MAX: u64 = 8 << 20;
 
@@ -82,6 +83,19 @@ impl Wal {
         sync: Sync,
         space: Space,
     ) -> Result<Appended, Error> {
+        let mut locations = Vec::with_capacity(entries.len());
+        let lsn = self.append_each(entries, sync, space, |location| locations.push(location))?;
+        Ok(Appended { lsn, locations })
+    }
+
+    /// Like [`append`](Self::append); `place` gets where each entry's body is, in the order given.
+    pub(crate) fn append_each(
+        &mut self,
+        entries: &[EntryBytes<'_>],
+        sync: Sync,
+        space: Space,
+        mut place: impl FnMut(Location),
+    ) -> Result<Lsn, Error> {
         self.check()?;
         if entries.is_empty() {
             return Err(Error::Refused {
@@ -106,7 +120,6 @@ impl Wal {
         let lsn = self.next;
         let batch = self.open_batch(size);
         let (at, segment) = (batch.at, batch.file.id);
-        let mut locations = Vec::with_capacity(entries.len());
         format::encode_frame(
             &mut batch.bytes,
             entries,
@@ -114,7 +127,7 @@ impl Wal {
             batch.file.key(),
             |offset, len| {
                 let at = u32::try_from(at + offset as u64).expect("a segment has at most 2 GiB");
-                locations.push(Location { segment, at, len });
+                place(Location { segment, at, len });
             },
         );
         batch.frames += 1;
@@ -127,17 +140,14 @@ impl Wal {
         self.staged_bytes += size;
         self.since_checkpoint += size;
         self.wants_sync |= sync == Sync::Now;
-        Ok(Appended {
-            lsn: Lsn(lsn),
-            locations,
-        })
+        Ok(Lsn(lsn))
     }
 
     /// The batch being staged, with room in memory for `size` more bytes.
     fn open_batch(&mut self, size: u64) -> &mut Batch {
         if self.open.is_none() {
             let wanted = (BATCH_HEADER + size).max(BLOCK) as usize;
-            let fits = |buffer: &Vec<u8>| buffer.capacity() <= wanted.max(256 * 1024);
+            let fits = |buffer: &Vec<u8>| buffer.capacity() <= wanted.max(BUFFER_BYTES_MAX);
             let mut bytes = match self.buffers.iter().position(fits) {
                 Some(at) => self.buffers.swap_remove(at),
                 None => Vec::with_capacity(wanted),

@@ -70,6 +70,7 @@ pub(super) fn ours(dir: &Path, count: u64, spread_ms: u64) -> Result<Value> {
             flow::publish(&*flow.publisher, messages).await?;
         }
         let mut peak = child::resident();
+        let mut acks = tokio::task::JoinSet::new();
         while (late.len() as u64) < count {
             let leased = reader.next().await?;
             let now = wall_ms();
@@ -83,10 +84,15 @@ pub(super) fn ours(dir: &Path, count: u64, spread_ms: u64) -> Result<Value> {
                 let due = content.0.deliver_at.context("a delay is gone")?;
                 late.push((now - due.millis() as f64).max(0.0));
             }
-            reader.ack(leased).await?;
-            if (late.len() as u64).is_multiple_of(64) {
-                peak = peak.max(child::resident());
+            // Whoever handles messages does not wait for one acknowledgement before it takes the next.
+            acks.spawn(reader.acks(leased));
+            while let Some(acked) = acks.try_join_next() {
+                acked??;
             }
+            peak = peak.max(child::resident());
+        }
+        while let Some(acked) = acks.join_next().await {
+            acked??;
         }
         drop(reader);
         flow.close().await?;

@@ -10,9 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use postrider::BusOptions;
 use postrider::embedded::{Embedded, Options};
 use postrider::prelude::*;
-use postrider_log::{
-    Log, Now, Publish as Append, RecordIn, StreamConfig, StreamId, Tx as Commit, pump,
-};
+use postrider_log::{Log, Now, RecordIn, StreamConfig, StreamId, pump};
 use tokio::runtime::Runtime;
 
 use super::meter::{Counts, Meter, Metered, WRITER};
@@ -20,7 +18,7 @@ use super::place::Place;
 use super::raw::Raw;
 use super::rounds::{Rounds, median};
 use super::row::Row;
-use super::{GRACE, Size, runtime};
+use super::{GRACE, Size, child, runtime};
 
 /// Messages that await confirmation at once.
 const OUTSTANDING: u64 = 256;
@@ -90,6 +88,8 @@ struct Round {
     messages: u64,
     took: f64,
     disk: Counts,
+    /// Of all threads.
+    cpu_s: f64,
 }
 
 /// Rounds with many outstanding, beside groups of the same size written and synced by a bare loop.
@@ -102,11 +102,13 @@ fn grouped(
 ) -> Result<Row> {
     let mut rounds = Rounds::default();
     let (mut per_sync, mut busy, mut overhead) = (Vec::new(), Vec::new(), Vec::new());
+    let mut cpu = Vec::new();
     for _ in 0..count {
         let Round {
             messages,
             took,
             disk,
+            cpu_s,
         } = round()?;
         let group = messages as f64 / disk.syncs.max(1) as f64;
         let bytes = (group * PAYLOAD as f64) as usize;
@@ -115,11 +117,13 @@ fn grouped(
         per_sync.push(group);
         busy.push(100.0 * disk.busy_s / took);
         overhead.push(disk.written as f64 / messages.max(1) as f64);
+        cpu.push(1e6 * cpu_s / messages.max(1) as f64);
     }
     Ok(Row::of(name, "msg/s", &rounds)
         .also("messages_per_sync", median(per_sync))
         .also("committer_in_write_and_sync_percent", median(busy))
         .also("bytes_written_per_message", median(overhead))
+        .also("processor_us_per_message", median(cpu))
         .also("outstanding", OUTSTANDING as f64))
 }
 
@@ -250,22 +254,15 @@ impl LogSide {
             value: Some(payload.clone()),
             ..RecordIn::default()
         };
-        let publish = Append {
-            stream: self.stream,
-            records: vec![record],
-            ..Append::default()
-        };
-        let tx = Commit {
-            publishes: vec![publish],
-            ..Commit::default()
-        };
         let now = now(self.shared.start);
-        Ok(self.shared.log.lock().commit(tx, now)?.lsn.0)
+        let mut log = self.shared.log.lock();
+        Ok(log.publish_one(self.stream, &record, now)?.lsn.0)
     }
 
     fn round(&self, time: Duration) -> Result<Round> {
         let payload = bytes::Bytes::from(vec![b'x'; PAYLOAD]);
         let (before, start) = (self.meter.counts(), Instant::now());
+        let cpu = child::cpu_s();
         let (mut last, mut messages) = (0, 0);
         while start.elapsed() < time {
             while last >= self.shared.durable.load(Ordering::Acquire) + OUTSTANDING {
@@ -286,6 +283,7 @@ impl LogSide {
             messages,
             took,
             disk,
+            cpu_s: child::cpu_s() - cpu,
         })
     }
 
@@ -376,6 +374,7 @@ impl BusSide {
 
     fn round(&self, time: Duration) -> Result<Round> {
         let (before, start) = (self.meter.counts(), Instant::now());
+        let cpu = child::cpu_s();
         let messages = self.runtime.block_on(async {
             let mut tasks = tokio::task::JoinSet::new();
             for task in 0..OUTSTANDING {
@@ -391,6 +390,7 @@ impl BusSide {
             messages,
             took: start.elapsed().as_secs_f64(),
             disk: self.meter.counts().since(before),
+            cpu_s: child::cpu_s() - cpu,
         })
     }
 

@@ -144,13 +144,22 @@ impl Reader {
     }
 
     pub(super) async fn ack(&self, leased: Vec<Leased>) -> Result<()> {
+        self.acks(leased).await
+    }
+
+    /// The same, to be awaited beside what is read next.
+    pub(super) fn acks(&self, leased: Vec<Leased>) -> impl Future<Output = Result<()>> + use<> {
+        let settler = Arc::clone(&self.settler);
         let ops = leased.into_iter().map(|one| SettleOp {
             token: one.token,
             settle: Settle::Ack,
         });
-        for result in self.settler.settle(ops.collect()).await {
-            result.map_err(|error| fault(error.fault))?;
+        let ops: Vec<SettleOp> = ops.collect();
+        async move {
+            for result in settler.settle(ops).await {
+                result.map_err(|error| fault(error.fault))?;
+            }
+            Ok(())
         }
-        Ok(())
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn run(place: &Place, size: Size) -> Result<Vec<Row>> {
         number("resident_mib_max")?,
         number("resident_mib_early")?,
     );
-    let count: u64 = size.pick(10_000, 10_000_000);
+    let count: u64 = size.pick(10_000, 50_000_000);
     let acked = child::run(&[
         "acked",
         child::text(&place.path("acked"))?,
@@ -67,10 +67,16 @@ pub(super) fn run(place: &Place, size: Size) -> Result<Vec<Row>> {
     Ok(vec![disk, memory, state])
 }
 
+/// Ids of messages are remembered this long: at the default of two minutes they would go on to grow for longer than the flow lasts, up to their
+/// limit.
+const DEDUPE_WINDOW: Duration = Duration::from_secs(1);
+
 /// Lets bytes flow past one message that is held.
 pub(super) fn flow(dir: &Path, bytes: u64) -> Result<Value> {
     runtime()?.block_on(async {
-        let mut flow = Flow::open(dir, PAYLOAD, Options::default()).await?;
+        let mut options = Options::default();
+        options.dedupe_window = DEDUPE_WINDOW;
+        let mut flow = Flow::open(dir, PAYLOAD, options).await?;
         let mut reader = flow.reader().await?;
         flow.publish(1).await?;
         let held = reader.next().await?;

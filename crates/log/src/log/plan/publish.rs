@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Group, Plan, Tail, too_large};
-use crate::batch::{Block, Producer, encode_block, record_size};
+use crate::batch::{Block, Positions, Producer, encode_block, record_size};
 use crate::entry::{DATA_HEAD, Entry, kind};
 use crate::ids::{Now, Offset, StreamId};
 use crate::planted::{self, Plant};
@@ -222,24 +222,31 @@ impl<'a> Plan<'_, 'a> {
 }
 
 /// The body of a `DATA` entry, and the block in it.
-pub(super) fn encode_data(
+fn encode_data(stream: StreamId, base: Offset, now: Now, records: &[&RecordIn]) -> (Bytes, Block) {
+    let mut body = Vec::new();
+    let positions = encode_body(&mut body, stream, base, now, records);
+    let body = Bytes::from(body);
+    let block = Block::encoded(body.clone(), DATA_HEAD, now.wall_ms, positions);
+    (body, block)
+}
+
+/// Appends the body of a `DATA` entry to `out`, which is empty. Gives where its records begin.
+pub(super) fn encode_body(
+    out: &mut Vec<u8>,
     stream: StreamId,
     base: Offset,
     now: Now,
     records: &[&RecordIn],
-) -> (Bytes, Block) {
+) -> Positions {
     let sizes = records.iter().map(|record| record_size(record) + 24);
-    let mut body = Vec::with_capacity(sizes.sum::<usize>() + 128);
+    out.reserve(sizes.sum::<usize>() + 128);
     let data = Entry::Data {
         stream,
         base,
         block: &[],
     };
-    data.encode(&mut body);
-    let positions = encode_block(&mut body, base, now.wall_ms, Producer::NONE, records);
-    let body = Bytes::from(body);
-    let block = Block::encoded(body.clone(), DATA_HEAD, now.wall_ms, positions);
-    (body, block)
+    data.encode(out);
+    encode_block(out, base, now.wall_ms, Producer::NONE, records)
 }
 
 /// Within one call the first of several records with one id is new, the others are duplicates.
