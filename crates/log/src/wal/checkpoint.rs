@@ -5,6 +5,7 @@
 //! n × | name length 2 | 0 2 | 0 4 | body length 8 | name | body | crc 4 |
 //! ```
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crc32c::{crc32c, crc32c_append};
@@ -21,6 +22,8 @@ pub(super) const CHECKPOINT_DIR: &str = "ckpt";
 const MAGIC: [u8; 8] = *b"PRCHKPNT";
 const HEAD: usize = 64;
 const SECTION: usize = 16;
+/// A body up to this size is written together with what is around it.
+const COPIED_MAX: usize = 64 << 10;
 
 pub(super) fn path(id: u64) -> String {
     format!("{CHECKPOINT_DIR}/{id:016x}.ckpt")
@@ -141,18 +144,19 @@ impl CheckpointJob {
             id: manifest.next_checkpoint,
             lsn: self.lsn,
         };
-        let bytes = encode(
+        let parts = encode(
             &manifest.node,
             entry,
             self.sections
                 .iter()
                 .map(|(name, body)| (name.as_str(), body.as_slice())),
         );
+        let parts: Vec<&[u8]> = parts.iter().map(|part| &part[..]).collect();
         let (name, tmp) = (path(entry.id), format!("{}.tmp", path(entry.id)));
         if planted::is(Plant::CurrentBeforeCheckpoint) {
             self.store.update(|manifest| manifest.checkpoint = entry)?;
         }
-        write_atomically(&*self.disk, &tmp, &name, CHECKPOINT_DIR, &[&bytes])?;
+        write_atomically(&*self.disk, &tmp, &name, CHECKPOINT_DIR, &parts)?;
         let mut outdated = CheckpointEntry::default();
         // DURABILITY: the file is whole on the disk before CURRENT names it, and the old one goes after.
         self.store.update(|manifest| {
@@ -175,17 +179,19 @@ impl CheckpointJob {
     }
 }
 
+/// The file in parts, one after the other. Large bodies are not copied.
 fn encode<'a>(
     node: &[u8; 16],
     entry: CheckpointEntry,
     sections: impl ExactSizeIterator<Item = (&'a str, &'a [u8])> + Clone,
-) -> Vec<u8> {
+) -> Vec<Cow<'a, [u8]>> {
     let length = HEAD
         + sections
             .clone()
             .map(|(name, body)| SECTION + name.len() + body.len() + 4)
             .sum::<usize>();
-    let mut bytes = Vec::with_capacity(length);
+    let mut parts = Vec::new();
+    let mut bytes = Vec::new();
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
     bytes.extend_from_slice(&[0; 2]);
@@ -211,10 +217,18 @@ fn encode<'a>(
         bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
         bytes.extend_from_slice(name.as_bytes());
         let crc = crc32c_append(crc32c(&bytes[start..]), body);
-        bytes.extend_from_slice(body);
+        if body.len() <= COPIED_MAX {
+            bytes.extend_from_slice(body);
+        } else {
+            parts.push(Cow::Owned(std::mem::take(&mut bytes)));
+            parts.push(Cow::Borrowed(body));
+        }
         bytes.extend_from_slice(&crc.to_le_bytes());
     }
-    bytes
+    parts.push(Cow::Owned(bytes));
+    let written: usize = parts.iter().map(|part| part.len()).sum();
+    assert_eq!(written, length, "the file is as long as it says");
+    parts
 }
 
 /// A checkpoint read back, wholly verified.
@@ -227,7 +241,7 @@ pub(super) struct Loaded {
 impl Loaded {
     /// The same checkpoint as a file of another directory.
     pub(super) fn encode_for(&self, node: &[u8; 16], entry: CheckpointEntry) -> Vec<u8> {
-        encode(node, entry, self.sections())
+        encode(node, entry, self.sections()).concat()
     }
 
     pub(super) fn sections(&self) -> impl ExactSizeIterator<Item = (&str, &[u8])> + Clone {
@@ -330,4 +344,26 @@ fn section(bytes: &[u8], at: usize) -> Option<(String, std::ops::Range<usize>, u
     }
     let name = std::str::from_utf8(bytes.get(at + SECTION..name_end)?).ok()?;
     Some((name.to_owned(), name_end..body_end, end))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn small_and_large_sections_come_back_as_they_were() {
+        let sizes = [0, 10, COPIED_MAX, COPIED_MAX + 1, 3, 200_000, 200_001];
+        let bodies: Vec<Vec<u8>> = sizes.iter().map(|size| vec![*size as u8; *size]).collect();
+        let (node, entry) = ([7; 16], CheckpointEntry { id: 3, lsn: 9 });
+        for count in 0..=bodies.len() {
+            let sections = bodies[..count].iter().map(|body| ("part", &body[..]));
+            let parts = encode(&node, entry, sections.clone());
+            let large = sizes[..count].iter().filter(|size| **size > COPIED_MAX);
+            assert_eq!(parts.len(), 1 + 2 * large.count());
+            let loaded = decode(parts.concat(), &node, entry, "x").unwrap().unwrap();
+            assert!(loaded.sections().eq(sections), "{count}");
+            assert_eq!(loaded.encode_for(&node, entry), parts.concat());
+        }
+    }
 }
