@@ -116,7 +116,7 @@ impl Visitor for Loader {
             entries.truncate(1);
         }
         self.state.apply(frame.lsn(), &entries, self.now)?;
-        self.state.todo.forget();
+        self.state.todo = Default::default();
         Ok(())
     }
 }

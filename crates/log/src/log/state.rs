@@ -55,17 +55,6 @@ pub(crate) struct Todo {
 }
 
 impl Todo {
-    /// Leaves all of it undone.
-    pub(crate) fn forget(&mut self) {
-        self.mono.clear();
-        self.wall.clear();
-        self.grown.clear();
-        self.trim.clear();
-        self.woken.clear();
-        self.woken_streams.clear();
-        self.kept.clear();
-    }
-
     /// A stream grew: retention by bytes looks at once, retention by age when its timer fires.
     fn retain(&mut self, stream: &mut Stream, at_ms: u64) {
         let retention = stream.config.retention;
