@@ -16,7 +16,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use tokio::sync::Notify;
 
 use crate::error::Error;
-use crate::failures::Wakers;
+use crate::failures::{ParkedChange, ParkedKeys, Wakers};
 use crate::handoff::Handoff;
 use crate::inbox::Hand;
 use crate::options::Options;
@@ -88,6 +88,7 @@ pub(crate) struct Shared {
     /// Rows on their way out.
     pub(crate) removing: Removing,
     pub(crate) failures_changed: Wakers,
+    pub(crate) parked: ParkedKeys,
     /// How many of the next commits fail: for tests.
     #[cfg(test)]
     pub(crate) fail_commits: AtomicU64,
@@ -150,6 +151,8 @@ pub(crate) struct Db {
     pub(crate) hand: Hand,
     /// Outbox rows added in the open transaction.
     pub(crate) outbox_added: Vec<OutboxRow>,
+    /// Keys that the open transaction parks and frees.
+    pub(crate) parked_changes: Vec<(SubscriptionId, ParkedChange)>,
     numbers: HashMap<SubscriptionId, i64>,
 }
 
@@ -219,6 +222,7 @@ impl Db {
             epoch,
             hand: Hand::new(options.inbox_retention),
             outbox_added: Vec::new(),
+            parked_changes: Vec::new(),
             numbers: HashMap::new(),
         })
     }

@@ -2,6 +2,7 @@
 
 mod append;
 mod edit;
+mod parked;
 mod redrive;
 mod rows;
 
@@ -24,6 +25,8 @@ use tokio::sync::Notify;
 
 use crate::error::Error;
 use crate::store::Sqlite;
+
+pub(crate) use parked::{Change as ParkedChange, ParkedKeys};
 
 /// Wakes whoever waits for records of a subscription to be redriven.
 #[derive(Debug, Default)]
@@ -104,7 +107,8 @@ impl SqliteFailures {
         let ids = self
             .store
             .exec(move |db| append::append(db, &whose, key.as_ref(), &drafts))
-            .await?;
+            .await?
+            .ok_or(Error::NotParked)?;
         self.store.shared().failures_changed.wake(subscription);
         Ok(ids)
     }
@@ -148,7 +152,8 @@ impl SqliteFailures {
         if room == 0
             || !self
                 .store
-                .look_now(|conn| rows::any_redriving(conn, &name))?
+                .peek(move |conn| rows::any_redriving(conn, &name))
+                .await?
         {
             return Ok(Vec::new());
         }
@@ -161,6 +166,9 @@ impl SqliteFailures {
 
 impl FailureStore for SqliteFailures {
     fn is_parked(&self, subscription: &SubscriptionId, key: &Bytes) -> bool {
+        if let Some(known) = self.store.shared().parked.is_parked(subscription, key) {
+            return known;
+        }
         let name = subscription.to_string();
         let look = self
             .store
@@ -368,14 +376,13 @@ impl FailureStore for SqliteFailures {
         token: RedriveToken,
         outcome: RedriveOutcome,
     ) -> Fut<'a, Result<KeyState, FinishError>> {
-        let name = subscription.to_string();
+        let whose = subscription.clone();
         Box::pin(async move {
             let (id, generation) = (token.id, token.generation);
             let ended = self
                 .store
                 .exec(move |db| {
-                    let number = rows::number_of(&db.conn, &name)?;
-                    redrive::finish(db, number, &RedriveToken { id, generation }, &outcome)
+                    redrive::finish(db, &whose, &RedriveToken { id, generation }, &outcome)
                 })
                 .await;
             let state = ended.map_err(|error: Error| FinishError {
@@ -396,7 +403,10 @@ impl FailureStore for SqliteFailures {
         Box::pin(async move {
             let look = name.clone();
             // Most members hold nothing, and that costs no commit.
-            let any = self.store.look_now(|conn| rows::any_held(conn, &look))?;
+            let any = self
+                .store
+                .peek(move |conn| rows::any_held(conn, &look))
+                .await?;
             if any {
                 let released = self
                     .store

@@ -116,6 +116,7 @@ fn in_savepoint(db: &mut Db, job: &mut dyn Job) -> Result<(), Error> {
 fn savepoint(db: &mut Db, job: &mut dyn Job, ran: &mut Ran) -> Result<(), Error> {
     db.run("set a savepoint", SET_SAVEPOINT)?;
     let (numbers, added) = (db.known_numbers(), db.outbox_added.len());
+    let parked = db.parked_changes.len();
     *ran = job.run(db);
     if db.conn.is_autocommit() {
         return Err(Error::TransactionEnded);
@@ -123,6 +124,7 @@ fn savepoint(db: &mut Db, job: &mut dyn Job, ran: &mut Ran) -> Result<(), Error>
     if *ran == Ran::Undo {
         db.run("roll back", ROLL_BACK_TO)?;
         db.outbox_added.truncate(added);
+        db.parked_changes.truncate(parked);
         if db.known_numbers() != numbers {
             db.forget_numbers();
         }
@@ -132,6 +134,7 @@ fn savepoint(db: &mut Db, job: &mut dyn Job, ran: &mut Ran) -> Result<(), Error>
 
 fn begin(db: &mut Db) -> Result<(), Error> {
     db.outbox_added.clear();
+    db.parked_changes.clear();
     db.run("begin", BEGIN)
 }
 
@@ -159,6 +162,8 @@ fn commit(db: &mut Db) -> Result<(), Error> {
     // DURABILITY: WAL with synchronous=FULL; the sync is in here.
     db.run("commit", COMMIT)?;
     db.shared.outbox_added(&mut db.outbox_added);
+    // ORDER: before anybody is told of the commit.
+    db.shared.parked.apply(&mut db.parked_changes);
     Ok(())
 }
 
@@ -174,6 +179,7 @@ fn roll_back(db: &mut Db) {
 
 fn reset(db: &mut Db) {
     db.outbox_added.clear();
+    db.parked_changes.clear();
     db.forget_numbers();
     db.hand.reset();
 }

@@ -26,6 +26,9 @@ use crate::outbox::SqliteOutbox;
 use crate::writer::{Call, Queue, Reply};
 use crate::{inbox, lock, schema, unit, writer};
 
+/// Looks at single rows at once.
+const PEEKS_MAX: usize = 2;
+
 /// A service's SQLite database: its own tables, and our inbox, outbox and failures beside them. Cheap to clone; the database closes
 /// with [`Store::close`] or with the last clone.
 ///
@@ -74,7 +77,7 @@ struct File {
     options: Options,
     queue: Arc<Queue>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// For `seen`: one short look at a time.
+    /// For what must be answered at once: one short look at a time.
     look: Mutex<Option<Connection>>,
     readers: Mutex<Vec<Connection>>,
     /// Bounds the service's reads.
@@ -83,6 +86,8 @@ struct File {
     looking: Arc<Semaphore>,
     /// Bounds the relay's, so that no long report holds it up.
     relaying: Arc<Semaphore>,
+    /// Bounds looks at single rows, which deliveries wait for.
+    peeking: Arc<Semaphore>,
 }
 
 impl Sqlite {
@@ -134,6 +139,7 @@ impl Sqlite {
             reading: Arc::new(Semaphore::new(options.readers)),
             looking: Arc::new(Semaphore::new(1)),
             relaying: Arc::new(Semaphore::new(1)),
+            peeking: Arc::new(Semaphore::new(PEEKS_MAX)),
             path: path.clone(),
             options,
         });
@@ -274,6 +280,15 @@ impl Sqlite {
         self.on_reader(|file| file.relaying.clone(), read).await
     }
 
+    /// Looks at a row or two of our own tables, off the runtime's threads: a disk that stalls holds up whoever asks, and nobody else.
+    pub(crate) async fn peek<T, F>(&self, read: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T, Error> + Send + 'static,
+    {
+        self.on_reader(|file| file.peeking.clone(), read).await
+    }
+
     async fn on_reader<T, F>(
         &self,
         room: impl Fn(&File) -> Arc<Semaphore>,
@@ -314,7 +329,7 @@ impl Sqlite {
         }
     }
 
-    /// A short look on the caller's thread.
+    /// A short look on the caller's thread, which waits for the disk.
     pub(crate) fn look_now<T>(
         &self,
         read: impl FnOnce(&Connection) -> Result<T, Error>,
@@ -397,6 +412,7 @@ impl File {
         self.reading.close();
         self.looking.close();
         self.relaying.close();
+        self.peeking.close();
         self.look.lock().take();
         self.readers.lock().clear();
         self.queue.close();
@@ -424,7 +440,11 @@ impl Store for Sqlite {
     }
 
     fn seen<'a>(&'a self, entry: &'a InboxEntry) -> Fut<'a, Result<Seen, Fault>> {
-        Box::pin(async move { Ok(self.look_now(|conn| inbox::seen(conn, entry))?) })
+        let entry = entry.clone();
+        Box::pin(async move {
+            let seen = self.peek(move |conn| inbox::seen(conn, &entry)).await;
+            Ok(seen?)
+        })
     }
 
     fn prune_inbox(&self, before: Timestamp) -> Fut<'_, Result<u64, Fault>> {

@@ -6,27 +6,36 @@ use postrider_core::id::BodyHash;
 use postrider_core::name::SubscriptionId;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::parked::Change;
 use super::rows::{cause_text, state_number};
 use crate::db::Db;
 use crate::error::Error;
 use crate::inbox::millis;
 use crate::packed;
 
-/// Appends records in order; with `key`, behind that parked key.
+/// Appends records in order; with `key`, behind that parked key. `None`: it is not parked.
 pub(super) fn append(
     db: &mut Db,
     subscription: &SubscriptionId,
     key: Option<&Bytes>,
     drafts: &[FailureDraft],
-) -> Result<Vec<FailureId>, Error> {
+) -> Result<Option<Vec<FailureId>>, Error> {
     let number = db.number_of(subscription)?;
     // The state of the key's last record, where it is parked.
     let mut last = match key {
         Some(key) => last_state(&db.conn, number, key)?,
         None => None,
     };
-    if key.is_some() && last.is_none() && drafts.iter().all(FailureDraft::is_follower) {
-        return Err(Error::NotParked);
+    if let Some(key) = key {
+        let follows_nothing = last.is_none() && drafts.iter().all(FailureDraft::is_follower);
+        let change = match follows_nothing {
+            true => Change::Freed(key.clone()),
+            false => Change::Parked(key.clone()),
+        };
+        db.parked_changes.push((subscription.clone(), change));
+        if follows_nothing {
+            return Ok(None);
+        }
     }
     let mut ids = Vec::with_capacity(drafts.len());
     for draft in drafts {
@@ -43,7 +52,7 @@ pub(super) fn append(
         }
         ids.push(id);
     }
-    Ok(ids)
+    Ok(Some(ids))
 }
 
 /// The state of the last record of a parked key; `None`: it is not parked.

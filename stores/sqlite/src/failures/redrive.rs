@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use bytes::Bytes;
 use postrider_core::failure::{
     FailureFacts, KeyState, Reason, RedriveOutcome, RedriveToken, Redriven, Selection,
 };
@@ -12,6 +13,7 @@ use postrider_core::name::SubscriptionId;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::parked;
 use super::rows::{self, COLUMNS, cause_text, id_number};
 use crate::db::{Db, find_number};
 use crate::error::Error;
@@ -224,11 +226,12 @@ fn take(db: &Db, subscription: &SubscriptionId, id: i64, member: i64) -> Result<
 /// Ends a claim.
 pub(super) fn finish(
     db: &mut Db,
-    number: i64,
+    subscription: &SubscriptionId,
     token: &RedriveToken,
     outcome: &RedriveOutcome,
 ) -> Result<KeyState, Error> {
     let doing = "finish a redrive";
+    let number = rows::number_of(&db.conn, &subscription.to_string())?;
     let id = id_number(token.id);
     let held: Option<(Option<Vec<u8>>, bool)> = db
         .conn
@@ -244,8 +247,8 @@ pub(super) fn finish(
             .optional()
         })
         .map_err(Error::sqlite(doing))?;
-    let (key, parked) = held.ok_or(Error::ClaimLost(token.id.0))?;
-    let parked_key = key.filter(|_| parked);
+    let (key, is_parked) = held.ok_or(Error::ClaimLost(token.id.0))?;
+    let parked_key = key.filter(|_| is_parked);
     match outcome {
         RedriveOutcome::Done => {
             db.conn
@@ -266,12 +269,13 @@ pub(super) fn finish(
     let Some(key) = parked_key else {
         return Ok(KeyState::Free);
     };
-    let more = super::append::last_state(&db.conn, number, &key.into())?;
-    Ok(if more.is_some() {
-        KeyState::Parked
-    } else {
-        KeyState::Free
-    })
+    let key = Bytes::from(key);
+    if super::append::last_state(&db.conn, number, &key)?.is_some() {
+        return Ok(KeyState::Parked);
+    }
+    db.parked_changes
+        .push((subscription.clone(), parked::Change::Freed(key)));
+    Ok(KeyState::Free)
 }
 
 fn fail_again(

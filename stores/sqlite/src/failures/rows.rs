@@ -10,6 +10,7 @@ use postrider_core::failure::{
 use postrider_core::name::SubscriptionId;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::parked::Change;
 use crate::db::{Db, find_number};
 use crate::error::Error;
 use crate::packed;
@@ -267,10 +268,10 @@ pub(super) fn open_state(db: &mut Db, subscription: &SubscriptionId) -> Result<O
         )
         .and_then(|mut s| s.query_map(params![number], |r| r.get(0))?.collect())
         .map_err(Error::sqlite(doing))?;
-    Ok(OpenState {
-        crash,
-        parked: parked.into_iter().map(Bytes::from).collect(),
-    })
+    let parked: Vec<Bytes> = parked.into_iter().map(Bytes::from).collect();
+    let opened = Change::Opened(parked.clone());
+    db.parked_changes.push((subscription.clone(), opened));
+    Ok(OpenState { crash, parked })
 }
 
 /// A state that another release wrote otherwise counts as none: what kills a process is then found a few deaths later.
