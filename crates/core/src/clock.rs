@@ -94,6 +94,23 @@ pub trait Entropy: Send + Sync + 'static {
     fn next_u64(&self) -> u64;
 }
 
+/// The wait before try number `tries` (from 1) of something that is tried until it works, where a caller is not asked how: 100 ms, doubled with each
+/// try up to 30 s, and of that between half and all by chance (`random`, of an [`Entropy`]), so that those that failed together do not
+/// come again together.
+#[must_use]
+pub fn backoff(tries: u32, random: u64) -> Duration {
+    let full = BACKOFF_MIN
+        .saturating_mul(1 << tries.saturating_sub(1).min(16))
+        .min(BACKOFF_MAX);
+    let half = full / 2;
+    half + half.mul_f64(random as f64 / u64::MAX as f64)
+}
+
+/// The first wait of [`backoff`].
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Its longest wait.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
 /// A small seeded generator (SplitMix64): for jitter and tests, never for secrets.
 #[derive(Clone, Debug)]
 pub struct SplitMix64(u64);
@@ -135,5 +152,19 @@ mod tests {
         assert_eq!(Timestamp::parse_rfc3339(&at.to_rfc3339()).unwrap(), at);
         assert_eq!(Timestamp::parse_rfc3339("yesterday"), None);
         assert_eq!(Timestamp::parse_rfc3339("1969-12-31T23:59:59Z"), None);
+    }
+
+    #[test]
+    fn backoff_doubles_to_its_limit_and_half_of_it_is_chance() {
+        let millis = |tries, random| backoff(tries, random).as_millis();
+        assert_eq!([millis(1, 0), millis(1, u64::MAX)], [50, 100]);
+        assert_eq!([millis(4, 0), millis(4, u64::MAX)], [400, 800]);
+        for tries in [10, 17, 18, u32::MAX] {
+            assert_eq!(
+                [millis(tries, 0), millis(tries, u64::MAX)],
+                [15_000, 30_000]
+            );
+        }
+        assert_eq!(backoff(0, 0), backoff(1, 0));
     }
 }

@@ -1,7 +1,5 @@
 //! Calls of engine and failure store that are outstanding, and what they came back with.
 
-use std::time::Duration;
-
 use postrider_core::clock::Mono;
 use postrider_core::crash::CrashState;
 use postrider_core::engine::{CommitError, Receipt};
@@ -11,9 +9,6 @@ use postrider_core::settle::{LeaseToken, SettleError};
 use postrider_kernel::Slot;
 
 use super::home_lane::HomeWork;
-
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// A delivery whose effects are in a call: which, which run of its handler, how many messages.
 #[derive(Clone, Copy, Debug)]
@@ -70,13 +65,4 @@ pub(super) enum HomeAnswer {
     Claimed(Vec<Redriven>),
     /// What is known of crashes after a note.
     Noted(CrashState),
-}
-
-/// Exponential, between half and all of it by chance.
-pub(super) fn backoff(tries: u32, random: u64) -> Duration {
-    let full = BACKOFF_MIN
-        .saturating_mul(1 << tries.saturating_sub(1).min(16))
-        .min(BACKOFF_MAX);
-    let half = full / 2;
-    half + half.mul_f64(random as f64 / u64::MAX as f64)
 }

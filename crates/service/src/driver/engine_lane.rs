@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
-use postrider_core::clock::Mono;
+use postrider_core::clock::{Mono, backoff};
 use postrider_core::fault::{Advice, Fault, FaultKind};
 use postrider_core::planted::{self, Plant};
 use postrider_core::settle::{LeaseToken, Settle, SettleError, SettleOp};
 use postrider_kernel::{Input, Slot};
 
-use super::calls::{Returned, backoff};
+use super::calls::Returned;
 use super::error::DriverError;
 use super::run::{Alarm, Driver};
 

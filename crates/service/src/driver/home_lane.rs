@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use postrider_core::clock::backoff;
 use postrider_core::crash::CrashNote;
 use postrider_core::failure::{
     Cause, FailureDraft, FailureFacts, FailureStore, KeyState, RedriveOutcome, RedriveToken,
@@ -16,7 +17,7 @@ use postrider_core::name::SubscriptionId;
 use postrider_core::settle::Settle;
 use postrider_kernel::{Input, Slot};
 
-use super::calls::{HomeAnswer, HomeReturned, Returned, backoff};
+use super::calls::{HomeAnswer, HomeReturned, Returned};
 use super::engine_lane::is_lost;
 use super::held::{From, Held};
 use super::run::{Alarm, Driver};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use postrider_core::clock::backoff;
 use postrider_core::engine::{CommitError, Receipt};
 use postrider_core::envelope::Outgoing;
 use postrider_core::failure::Cause;
@@ -11,7 +12,7 @@ use postrider_core::planted::{self, Plant};
 use postrider_core::settle::{Settle, SettleOp};
 use postrider_kernel::{Input, Outcome, Slot};
 
-use super::calls::{Effected, Returned, backoff};
+use super::calls::{Effected, Returned};
 use super::engine_lane::is_lost;
 use super::error::DriverError;
 use super::held::{Doing, From, Publishing};

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use postrider_core::Fut;
-use postrider_core::clock::{Entropy, Mono};
+use postrider_core::clock::{Entropy, Mono, backoff};
 use postrider_core::failure::{FailureStore, OpenState};
 use postrider_core::fault::{Advice, Fault};
 use postrider_core::name::SubscriptionId;
@@ -20,7 +20,7 @@ use postrider_kernel::{Config, Input, Kernel, Slot};
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
 
-use super::calls::{Returned, backoff};
+use super::calls::Returned;
 use super::engine_lane::EngineLane;
 use super::error::DriverError;
 use super::handle::{Command, DrainReport, Ended, Status};

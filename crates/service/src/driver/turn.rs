@@ -1,10 +1,11 @@
 //! One turn: feed the kernel, do what it says, make the calls that became due.
 
+use postrider_core::clock::backoff;
 use postrider_core::fault::{Advice, Fault, FaultKind};
 use postrider_core::source::{Commit, ShardEpoch, Source};
 use postrider_kernel::Input;
 
-use super::calls::{Returned, backoff};
+use super::calls::Returned;
 use super::error::DriverError;
 use super::run::{Alarm, Driver};
 

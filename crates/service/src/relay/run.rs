@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use postrider_core::clock::Mono;
+use postrider_core::clock::{Mono, backoff};
 use postrider_core::engine::Receipt;
 use postrider_core::envelope::Outgoing;
 use postrider_core::fault::{Advice, Fault};
@@ -21,8 +21,6 @@ use super::window::{Cursor, LaneId, Window};
 use super::{BATCH_ROWS_MAX, CALLS_MAX, POLL, Point, RelaySetup, RelayStatus, STUCK_RETRY};
 use crate::metrics::{Counter, Gauge, OUTBOX_DEPTH, RELAY_PUBLISHED, RELAY_RETRIES, RELAY_STUCK};
 
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Rows of one removal.
 const REMOVE_MAX: usize = 1024;
 
@@ -422,13 +420,4 @@ fn least_wait(fault: &Fault) -> Duration {
         Advice::Retry { after } => after,
         _ => Duration::ZERO,
     }
-}
-
-/// Exponential, between half and all of it by chance.
-fn backoff(tries: u32, random: u64) -> Duration {
-    let full = BACKOFF_MIN
-        .saturating_mul(1 << tries.saturating_sub(1).min(16))
-        .min(BACKOFF_MAX);
-    let half = full / 2;
-    half + half.mul_f64(random as f64 / u64::MAX as f64)
 }
