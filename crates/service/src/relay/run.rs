@@ -55,6 +55,8 @@ pub(super) struct Relay {
     calls: usize,
     taking: bool,
     removing: bool,
+    /// The outbox is being counted: a slow store is not asked again meanwhile.
+    counting: bool,
     stopping: bool,
     /// Nobody holds a handle any more. The relay goes on: its owner is the process.
     orphaned: bool,
@@ -104,6 +106,7 @@ impl Relay {
             calls: 0,
             taking: false,
             removing: false,
+            counting: false,
             stopping: false,
             drained: false,
             read_to: Cursor::default(),
@@ -151,6 +154,7 @@ impl Relay {
             Event::Published(sent, results) => self.handle_published(sent, results)?,
             Event::Removed(numbers, result) => self.handle_removed(&numbers, result)?,
             Event::Depth(result) => {
+                self.counting = false;
                 if let Ok(depth) = result {
                     self.cells.depth.set(depth as f64);
                 }
@@ -382,6 +386,9 @@ impl Relay {
         self.poll_at = self.now().plus(POLL);
         self.drained = false;
         self.window.rewind();
+        if std::mem::replace(&mut self.counting, true) {
+            return;
+        }
         let outbox = Arc::clone(&self.setup.outbox);
         self.jobs
             .push(Box::pin(async move { Event::Depth(outbox.depth().await) }));

@@ -7,7 +7,7 @@ use postrider_core::envelope::Outgoing;
 use postrider_core::message::Key;
 
 use super::*;
-use crate::metrics::{Metrics, RELAY_STUCK};
+use crate::metrics::{Metrics, OUTBOX_DEPTH, RELAY_STUCK};
 use crate::test_support::outbox::FakeOutbox;
 use crate::test_support::publisher::FakePublisher;
 use crate::test_support::{Seeded, TokioClock, number_of, outgoing, passing, too_large};
@@ -359,4 +359,20 @@ async fn a_stop_that_takes_too_long_says_so() {
     let relay = spawn(setup, None);
     until(|| relay.status().calls == 1).await;
     assert!(!relay.stop(Duration::from_secs(1)).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_counts_slowly_is_asked_once_at_a_time_and_again() {
+    let outbox = FakeOutbox::new([(1, outgoing(1, None))]);
+    *outbox.counts_take.lock() = POLL * 10;
+    let publisher = FakePublisher::new();
+    publisher.refuse(|_| Some(too_large()));
+    let (setup, metrics) = setup(&outbox, &publisher, 1, None);
+    let relay = spawn(setup, None);
+    let depth = |n: u64| format!("{}{{service=\"shop\"}} {n}\n", OUTBOX_DEPTH.name);
+    until(|| metrics.text().contains(&depth(1))).await;
+    outbox.push(2, outgoing(2, None));
+    until(|| metrics.text().contains(&depth(2))).await;
+    assert_eq!(outbox.counts_max(), 1);
+    assert!(relay.stop(Duration::from_secs(1)).await);
 }

@@ -25,6 +25,10 @@ pub struct FakeOutbox {
     pub faults: Mutex<Vec<Fault>>,
     /// How long a take needs to answer, after it has looked.
     pub delay: Mutex<Option<Delay>>,
+    /// How long a count takes, in virtual time.
+    pub counts_take: Mutex<Duration>,
+    /// Counts that run, and the most that ran at once.
+    counts: Mutex<(u32, u32)>,
 }
 
 impl FakeOutbox {
@@ -49,6 +53,9 @@ impl FakeOutbox {
         let removed = std::mem::take(&mut *self.removed.lock());
         let back = removed.into_iter().filter(|_| is_back());
         self.rows.lock().extend(back);
+    }
+    pub fn counts_max(&self) -> u32 {
+        self.counts.lock().1
     }
     fn fault(&self) -> Option<Fault> {
         self.faults.lock().pop()
@@ -94,6 +101,16 @@ impl Outbox for FakeOutbox {
         Box::pin(self.changed.notified())
     }
     fn depth(&self) -> Fut<'_, Result<u64, Fault>> {
-        Box::pin(async { Ok(self.rows.lock().len() as u64) })
+        Box::pin(async {
+            let takes = *self.counts_take.lock();
+            {
+                let mut counts = self.counts.lock();
+                counts.0 += 1;
+                counts.1 = counts.1.max(counts.0);
+            }
+            tokio::time::sleep(takes).await;
+            self.counts.lock().0 -= 1;
+            Ok(self.rows.lock().len() as u64)
+        })
     }
 }
