@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -70,6 +70,13 @@ pub(crate) struct FakeEngine {
     inbox: Replies,
     /// Ends the inbox that is open.
     pub(crate) inbox_ends: Arc<Notify>,
+    /// Ends a subscription that is open.
+    pub(crate) source_ends: Arc<Notify>,
+    /// No subscription can be opened for now.
+    pub(crate) is_away: AtomicBool,
+    /// What a close says.
+    pub(crate) close_fault: Mutex<Option<Fault>>,
+    pub(crate) closes: AtomicU64,
 }
 
 type Replies = Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Outgoing>>>;
@@ -98,6 +105,10 @@ impl FakeEngine {
             replies,
             inbox: Arc::new(tokio::sync::Mutex::new(inbox)),
             inbox_ends: Arc::default(),
+            source_ends: Arc::default(),
+            is_away: AtomicBool::new(false),
+            close_fault: Mutex::default(),
+            closes: AtomicU64::new(0),
         })
     }
 }
@@ -177,9 +188,14 @@ impl Engine for FakeEngine {
         let (_, nothing) = mpsc::unbounded_channel();
         let source = Inbox {
             replies: Arc::new(tokio::sync::Mutex::new(nothing)),
-            ends: Arc::default(),
+            ends: Arc::clone(&self.source_ends),
         };
-        Box::pin(async { Ok(Source::Lease(Box::new(source) as _)) })
+        Box::pin(async {
+            if self.is_away.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            Ok(Source::Lease(Box::new(source) as _))
+        })
     }
     fn inbox(&self, instance: InstanceId) -> Fut<'_, Result<(Destination, Source), Fault>> {
         Box::pin(async move {
@@ -198,7 +214,8 @@ impl Engine for FakeEngine {
         None
     }
     fn close(&self, _: Duration) -> Fut<'_, Result<(), Fault>> {
-        Box::pin(async { Ok(()) })
+        self.closes.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async { self.close_fault.lock().take().map_or(Ok(()), Err) })
     }
 }
 
@@ -212,11 +229,8 @@ impl LeaseSource for Inbox {
         Box::pin(async {
             let mut replies = self.replies.lock().await;
             let reply = tokio::select! {
-                reply = replies.recv() => reply,
+                Some(reply) = replies.recv() => reply,
                 () = self.ends.notified() => return Err(Fault::closed("the connection")),
-            };
-            let Some(reply) = reply else {
-                return std::future::pending().await;
             };
             let raw =
                 postrider_core::carriage::write(&reply, postrider_core::carriage::Carriage::Binary);

@@ -129,7 +129,7 @@ impl Service {
         self
     }
 
-    /// Runs until SIGTERM or Ctrl-C, or until a subscription stops itself. Then it takes nothing new, finishes what runs (for at most
+    /// Runs until SIGTERM or Ctrl-C, also while it starts, or until a subscription stops itself. Then it takes nothing new, finishes what runs (for at most
     /// [`Service::grace`]; a second signal ends the waiting), gives back the rest, and says on standard error what was left. The last
     /// service on a bus closes it.
     ///
@@ -158,20 +158,39 @@ impl Service {
         hurry: impl Future<Output = ()> + Send,
     ) -> Result {
         let (name, grace, announce) = (self.name.clone(), self.grace, self.announce);
-        let running = self.start(&bus).await?;
+        let say = |text: String| {
+            if announce {
+                eprintln!("postrider: {name}: {text}");
+            }
+        };
+        let mut shutdown = std::pin::pin!(shutdown);
+        // CANCEL: an engine or a failure store that is away may keep the start waiting; dropped, what it has started is cut off.
+        let started = tokio::select! {
+            biased;
+            started = self.start(&bus) => Some(started?),
+            () = &mut shutdown => None,
+        };
+        let Some(running) = started else {
+            say("stopped before it had started".to_owned());
+            tracing::info!(service = %name, "stopped before it had started");
+            return close_last(&bus, grace).await;
+        };
         let stopped = tokio::select! {
             () = shutdown => None,
             error = running.ended() => Some(error),
         };
         let left = running.stop_or_hurry(grace, hurry).await;
-        if announce {
-            eprintln!("postrider: {name}: {left}");
-        }
+        say(left.to_string());
         tracing::info!(service = %name, %left, "stopped");
-        if bus.is_idle() {
-            bus.close(grace).await?;
+        let closed = close_last(&bus, grace).await;
+        let Some(reason) = stopped else {
+            return closed;
+        };
+        // Why it stopped explains why the bus did not close, never the other way.
+        if let Err(error) = closed {
+            tracing::warn!(service = %name, %error, "the bus did not close cleanly");
         }
-        stopped.map_or(Ok(()), Err)
+        Err(reason)
     }
 
     /// Starts the service and gives a handle: several services run in one process on clones of one bus.
@@ -180,6 +199,14 @@ impl Service {
     /// As [`Service::run`]. Nothing is started then.
     pub async fn start(self, bus: &Bus) -> Result<Running> {
         Box::pin(start::start(self, bus)).await
+    }
+}
+
+/// The last service on a bus closes it.
+async fn close_last(bus: &Bus, grace: Duration) -> Result {
+    match bus.is_idle() {
+        true => bus.close(grace).await,
+        false => Ok(()),
     }
 }
 
