@@ -1,5 +1,6 @@
 //! A transactional store in memory with the contract of `stores/sqlite`: inbox, rows and outbox in one commit, which survives every crash;
-//! removals from the outbox are kept with the next commit only. It is deterministic, and the power can fail in a commit.
+//! removals from the outbox are kept with the next commit only, and the relay's reads and removals overlap. It is deterministic, and the power can
+//! fail in a commit.
 //!
 //! Waits are in virtual time (`start_paused`).
 
@@ -88,14 +89,6 @@ impl SimStore {
         }
     }
 
-    /// Waits for its turn, as one waits for a writer.
-    async fn turn(&self) {
-        if self.world.dice.one_in(3) {
-            let wait = Duration::from_millis(self.world.dice.below(8));
-            tokio::time::sleep(wait).await;
-        }
-    }
-
     /// The order of the contract: inbox, work, outbox, fence, commit.
     fn commit(&self, unit: &Unit, work: &mut Work<Rows>) -> Result<Committed, CommitFailure> {
         if unit.fence.is_broken() {
@@ -134,6 +127,14 @@ impl SimStore {
     }
 }
 
+/// Waits for its turn, as one waits for a writer or for a disk.
+async fn turn(world: &Shared) {
+    if world.dice.one_in(3) {
+        let wait = Duration::from_millis(world.dice.below(8));
+        tokio::time::sleep(wait).await;
+    }
+}
+
 fn inbox_key(entry: &InboxEntry) -> (String, MessageId) {
     (entry.subscription.to_string(), entry.message)
 }
@@ -155,6 +156,7 @@ impl Store for SimStore {
         Some(Arc::new(SimOutbox {
             disk: self.disk.clone(),
             changed: self.changed.clone(),
+            world: self.world.clone(),
         }))
     }
 
@@ -172,7 +174,7 @@ impl TxStore for SimStore {
         mut work: Work<Rows>,
     ) -> Fut<'a, Result<Committed, CommitFailure>> {
         Box::pin(async move {
-            self.turn().await;
+            turn(&self.world).await;
             let cut = match self.world.life().commit() {
                 Some(Fate::StoreCut(_, durable)) => Some(durable),
                 _ => None,
@@ -188,7 +190,7 @@ impl TxStore for SimStore {
                 self.world.life().cut.notify_one();
                 return std::future::pending().await;
             }
-            self.turn().await;
+            turn(&self.world).await;
             committed
         })
     }
@@ -208,29 +210,37 @@ impl TxStore for SimStore {
 struct SimOutbox {
     disk: Disk,
     changed: Arc<Notify>,
+    world: Shared,
 }
 
 impl Outbox for SimOutbox {
     fn take<'a>(&'a self, after: u64, limit: u32) -> Fut<'a, Result<Vec<OutboxRow>, Fault>> {
         Box::pin(async move {
-            let disk = self.disk.lock().unwrap();
-            let rows = disk.outbox.range(after + 1..).take(limit as usize);
             let row = |(number, message): (&u64, &Outgoing)| OutboxRow {
                 number: *number,
                 message: message.clone(),
             };
-            Ok(rows.map(row).collect())
+            let taken = {
+                let disk = self.disk.lock().unwrap();
+                let rows = disk.outbox.range(after + 1..).take(limit as usize);
+                rows.map(row).collect()
+            };
+            turn(&self.world).await;
+            Ok(taken)
         })
     }
 
     fn remove<'a>(&'a self, numbers: Vec<u64>) -> Fut<'a, Result<(), Fault>> {
         Box::pin(async move {
-            let mut disk = self.disk.lock().unwrap();
-            for number in numbers {
-                if let Some(message) = disk.outbox.remove(&number) {
-                    disk.removed.insert(number, message);
+            {
+                let mut disk = self.disk.lock().unwrap();
+                for number in numbers {
+                    if let Some(message) = disk.outbox.remove(&number) {
+                        disk.removed.insert(number, message);
+                    }
                 }
             }
+            turn(&self.world).await;
             Ok(())
         })
     }
