@@ -57,8 +57,9 @@ pub(crate) fn run_group(
     let mut batch = Vec::new();
     let began = Instant::now();
     if let Err(error) = begin(db) {
-        // Whoever waits already is told now: each would only wait for the same lock again.
-        while let Some(job) = next() {
+        // Whoever waits already is told now: each would only wait for the same lock again. Who comes after the first of them was told is not one of them.
+        let waiting: Vec<BoxJob> = std::iter::from_fn(next).collect();
+        for job in waiting {
             job.settle(Err(error.clone()));
         }
         return;

@@ -75,6 +75,7 @@ async fn rows_that_cannot_be_removed_yet_are_not_given_again() {
         assert_eq!(take(&outbox, 0, 10).await, [3]);
     }
     other.execute_batch("ROLLBACK").unwrap();
+    // Only who waited when a group gave up was told so.
     assert_eq!(outbox.depth().await.unwrap(), 1);
     assert_eq!(counts(&store).await.3, 1);
     assert_eq!(take(&outbox, 0, 10).await, [3]);
