@@ -14,7 +14,7 @@ use postrider::{Bus, BusOptions, Command, Error, Event, Message, Result, Running
 use crate::clock::{SeededEntropy, VirtualClock};
 use crate::spy::{Seen, Spy};
 
-/// The most failure records of one subscription that the kit looks at.
+/// Failure records of one call.
 const PAGE: u32 = 1000;
 /// How long [`App::settle`] lets virtual time pass before it gives up.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
@@ -30,16 +30,59 @@ pub struct App {
     running: Vec<Running>,
 }
 
-/// What was left when [`App::try_settle`] gave up: depth per subscription.
+/// What was left when [`App::try_settle`] gave up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stuck {
+    /// Subscriptions with messages or redriven failures that are not handled, and how many.
+    pub subscriptions: Vec<(SubscriptionId, u64)>,
+    /// Outboxes with messages that are not published.
+    pub outboxes: Vec<StuckOutbox>,
+    /// Why it cannot be seen what is left: an engine or a store has failed or was closed.
+    pub error: Option<String>,
+}
+
+/// An outbox with messages that are not published.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stuck(pub Vec<(SubscriptionId, u64)>);
+#[non_exhaustive]
+pub struct StuckOutbox {
+    /// Whose store it is of.
+    pub service: String,
+    /// How many messages wait.
+    pub depth: u64,
+    /// Keys whose next message the engine refuses for good.
+    pub stuck_keys: usize,
+    /// What the relay met last.
+    pub last_fault: Option<String>,
+}
+
+impl Stuck {
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
 
 impl fmt::Display for Stuck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(error) = &self.error {
+            return write!(f, "it cannot be seen what is left: {error}");
+        }
         f.write_str("after a day of virtual time these still have work:")?;
-        self.0
-            .iter()
-            .try_for_each(|(id, depth)| write!(f, " {id} ({depth})"))
+        for (id, depth) in &self.subscriptions {
+            write!(f, " {id} ({depth})")?;
+        }
+        for outbox in &self.outboxes {
+            let StuckOutbox { service, depth, .. } = outbox;
+            write!(f, " the outbox of {service} ({depth}")?;
+            if outbox.stuck_keys > 0 {
+                write!(f, ", {} keys stuck", outbox.stuck_keys)?;
+            }
+            if let Some(fault) = &outbox.last_fault {
+                write!(f, ": {fault}")?;
+            }
+            f.write_str(")")?;
+        }
+        Ok(())
     }
 }
 
@@ -113,11 +156,11 @@ impl App {
         tokio::time::sleep(by).await;
     }
 
-    /// Waits until every message is handled or set aside as a failure. Retries wait out their backoff in virtual time. What is scheduled for later
+    /// Waits until every message is handled or set aside as a failure, and every outbox is empty. Retries wait out their backoff in virtual time. What is scheduled for later
     /// stays scheduled: [`App::advance`] brings it.
     ///
     /// # Panics
-    /// After a day of virtual time, naming what is left.
+    /// After a day of virtual time, naming what is left; at once where an engine or a store has failed.
     pub async fn settle(&self) {
         if let Err(stuck) = self.try_settle().await {
             panic!("{stuck}");
@@ -127,15 +170,27 @@ impl App {
     /// As [`App::settle`].
     ///
     /// # Errors
-    /// [`Stuck`] after a day of virtual time.
+    /// [`Stuck`] after a day of virtual time, or at once where an engine or a store has failed for good.
     pub async fn try_settle(&self) -> std::result::Result<(), Stuck> {
         let until = tokio::time::Instant::now() + PATIENCE;
         let (mut quiet, mut look) = (0, LOOK_FIRST);
         loop {
             // Two looks: between them a relay may carry what a handler has just committed.
             tokio::time::sleep(look).await;
-            let left = self.left().await;
-            (quiet, look) = match left.is_empty() {
+            let left = match self.left().await {
+                Ok(left) => left,
+                Err(error) => {
+                    let unseen = Stuck {
+                        error: Some(error.to_string()),
+                        ..Stuck::default()
+                    };
+                    if !error.is_retriable() {
+                        return Err(unseen);
+                    }
+                    unseen
+                }
+            };
+            (quiet, look) = match left.is_nothing() {
                 true => (quiet + 1, LOOK_FIRST),
                 false => (0, (look * 2).min(LOOK_LAST)),
             };
@@ -143,38 +198,64 @@ impl App {
                 return Ok(());
             }
             if tokio::time::Instant::now() > until {
-                return Err(Stuck(left));
+                return Err(left);
             }
         }
     }
 
-    async fn left(&self) -> Vec<(SubscriptionId, u64)> {
+    async fn left(&self) -> Result<Stuck> {
         let admin = self
             .engine
             .admin()
             .expect("the embedded engine can be looked into");
-        let mut left = Vec::new();
-        for destination in admin.destinations().await.unwrap_or_default() {
+        let mut left = Stuck::default();
+        for destination in admin.destinations().await? {
             for id in destination.subscriptions {
-                let depth = admin.depth(&id).await.unwrap_or_default();
-                let redriving = self.redriving(&id).await;
+                let depth = admin.depth(&id).await?;
+                let redriving = self.redriving(&id).await?;
                 let now = depth.depth.saturating_sub(depth.delayed) + redriving;
                 if now > 0 {
-                    left.push((id, now));
+                    left.subscriptions.push((id, now));
                 }
             }
         }
-        left
+        for running in &self.running {
+            for relay in running.relays() {
+                let depth = relay.depth().await?;
+                let status = relay.status();
+                if depth > 0 {
+                    left.outboxes.push(StuckOutbox {
+                        service: running.plan().service.clone(),
+                        depth,
+                        stuck_keys: status.stuck_keys,
+                        last_fault: status.last_fault,
+                    });
+                }
+            }
+        }
+        Ok(left)
     }
 
     /// Failure records on their way back to the handler.
-    async fn redriving(&self, id: &SubscriptionId) -> u64 {
-        let Some(store) = self.engine.failures() else {
-            return 0;
-        };
-        let records = store.list(id, None, None, PAGE).await.unwrap_or_default();
+    async fn redriving(&self, id: &SubscriptionId) -> Result<u64> {
         let redriving = |r: &&FailureRecord| r.state == FailureState::Redriving;
-        records.iter().filter(redriving).count() as u64
+        Ok(self.records(id).await?.iter().filter(redriving).count() as u64)
+    }
+
+    /// All failure records of a subscription, without bodies.
+    async fn records(&self, id: &SubscriptionId) -> Result<Vec<FailureRecord>> {
+        let mut all: Vec<FailureRecord> = Vec::new();
+        let Some(store) = self.engine.failures() else {
+            return Ok(all);
+        };
+        loop {
+            let after = all.last().map(|record| record.id);
+            let page = store.list(id, None, after, PAGE).await?;
+            if page.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page);
+        }
     }
 
     /// The subscriptions that have failures.
@@ -220,7 +301,7 @@ impl App {
         };
         let mut all = Vec::new();
         for id in self.failing().await? {
-            for record in store.list(&id, None, None, PAGE).await? {
+            for record in self.records(&id).await? {
                 all.push(store.get(&id, record.id).await?);
             }
         }

@@ -37,7 +37,7 @@ mod app;
 mod clock;
 mod spy;
 
-pub use app::{App, Stuck};
+pub use app::{App, Stuck, StuckOutbox};
 pub use clock::{SeededEntropy, VirtualClock};
 
 /// Runs a test on a runtime of its own with one thread and virtual time.

@@ -15,7 +15,7 @@ use crate::bus::{Bus, ServiceCount};
 use crate::driver::{DriverError, DriverHandle};
 use crate::error::Error;
 use crate::plan::ServicePlan;
-use crate::relay::RelayShare;
+use crate::relay::{RelayHandle, RelayShare};
 
 /// A service that runs: [`Running::stop`] ends it.
 ///
@@ -117,6 +117,11 @@ impl Running {
     #[must_use]
     pub fn subscriptions(&self) -> &[DriverHandle] {
         &self.drivers.0
+    }
+
+    /// The relays of its stores' outboxes, to look at: what waits there, and keys that are stuck. One of a store that another service shares is of both.
+    pub fn relays(&self) -> impl Iterator<Item = &RelayHandle> {
+        self.relays.iter().map(RelayShare::relay)
     }
 
     /// Waits until a subscription stopped itself, and says why. Never, where all go on. Cancel safe.
