@@ -31,6 +31,8 @@ pub enum Cause {
     Permanent,
     /// Its envelope or payload cannot be read.
     Unreadable,
+    /// The retries of its policy were used up, and its handler had panicked at least twice.
+    Panicked,
     /// The process died several times while it was handled.
     CrashLoop,
     /// Its key was blocked and filled its share of the window.
@@ -49,6 +51,7 @@ impl Cause {
             Self::RetriesExhausted => Code::RETRIES_EXHAUSTED,
             Self::Permanent => Code::HANDLER_PERMANENT,
             Self::Unreadable => Code::PAYLOAD_UNREADABLE,
+            Self::Panicked => Code::HANDLER_PANICKED,
             Self::CrashLoop => Code::CRASH_LOOP,
             Self::BlockedTooLong | Self::Follower => Code::KEY_BLOCKED_TOO_LONG,
             Self::InboxConflict => Code::INBOX_CONFLICT,

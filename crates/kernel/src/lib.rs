@@ -15,7 +15,7 @@
 //! - **Attempts.** A dispatch says hand-overs before + failures here + 1. In a lane the retries are used up by failures seen since the message
 //!   came; crashes are the business of suspects. Free messages may go back to the engine between tries, so their hand-overs count,
 //!   but only a failure that was seen ends the retries.
-//! - **Panics** are transient; from the second of a message on without the immediate retries, and what ends them is `CrashLoop`.
+//! - **Panics** are transient; from the second of a message on without the immediate retries, and what ends them is `Panicked`.
 //! - **Share.** A blocked key over its messages or bytes is set aside at once; so is the largest blocked key while blocked keys hold more than
 //!   half of a window that is nearly full, unless retries wait for their budget (then nearly everything fails, and slowing down is the answer).
 //! - **Nothing can keep it.** Without a failure store (and for a key, always without one) a failed message is held and tried again at the longest

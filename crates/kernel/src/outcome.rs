@@ -131,7 +131,7 @@ impl Kernel {
         };
         if used > rule.times {
             let cause = if message.panics >= 2 {
-                Cause::CrashLoop
+                Cause::Panicked
             } else {
                 Cause::RetriesExhausted
             };

@@ -1,5 +1,6 @@
 //! `embedded:DIR` and `memory:`.
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +25,9 @@ pub(crate) async fn open(url: &EngineUrl<'_>, bus: &BusOptions) -> Result<Arc<dy
         match *name {
             "durability" => options.durability = durability(value)?,
             "message_bytes_max" => options.message_bytes_max = bytes(name, value)?,
-            "disk_bytes_max" => options.disk_bytes_max = Some(bytes(name, value)? as u64),
+            "disk_bytes_max" => options.disk_bytes_max = Some(bytes(name, value)?),
             "retain" => options.retain = Some(retain(value)?),
-            "retain_bytes" => options.retain_bytes = Some(bytes(name, value)? as u64),
+            "retain_bytes" => options.retain_bytes = Some(bytes(name, value)?),
             other => return Err(unknown_option("embedded", other)),
         }
     }
@@ -51,7 +52,7 @@ pub(crate) fn memory(url: &EngineUrl<'_>, bus: &BusOptions) -> Result<Arc<dyn En
         match *name {
             "message_bytes_max" => options.message_bytes_max = bytes(name, value)?,
             "retain" => options.retain = Some(retain(value)?),
-            "retain_bytes" => options.retain_bytes = Some(bytes(name, value)? as u64),
+            "retain_bytes" => options.retain_bytes = Some(bytes(name, value)?),
             other => return Err(unknown_option("memory", other)),
         }
     }
@@ -71,7 +72,7 @@ fn durability(text: &str) -> Result<Durability> {
     })
 }
 
-fn bytes(name: &str, text: &str) -> Result<usize> {
+fn bytes<N: FromStr>(name: &str, text: &str) -> Result<N> {
     text.parse()
         .map_err(|_| malformed(format!("{name} is a number of bytes")))
 }

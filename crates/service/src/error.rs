@@ -86,6 +86,18 @@ impl Error {
         &self.0.what
     }
 
+    /// Why it happens, in one line.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.0.why
+    }
+
+    /// What to do about it, in one line.
+    #[must_use]
+    pub fn advice(&self) -> &str {
+        &self.0.remedy
+    }
+
     /// Whether the operation may have taken effect. `Unknown`: repeat it with the same message id.
     #[must_use]
     pub fn effect(&self) -> Effect {

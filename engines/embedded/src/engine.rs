@@ -70,7 +70,9 @@ impl Embedded {
         let (log, report) = Log::open(disk, log_options, log_now(&*options.clock))?;
         tracing::info!(directory = %directory.display(), ?report, "opened the embedded engine");
         let shared = Shared::start(log, options.clock, settings)?;
-        let location = directory.display().to_string();
+        // Absolute: who asks sits in another directory. Where that is not known, as it was given.
+        let location = std::path::absolute(&directory).unwrap_or_else(|_| directory.clone());
+        let location = location.display().to_string();
         let info = info(
             "embedded",
             location,

@@ -138,19 +138,26 @@ fn compare_destination(
         .stream_info(stream)
         .map_err(|error| fault(&error))?
         .config;
-    if spec.durability.is_none() {
+    let level = |config: StreamConfig| convert::durability_of(config.level);
+    // Who asks for nothing gets at least what the engine says of itself: the plan counts on it.
+    let is_raised = spec.durability.is_none() && level(known) < level(wanted);
+    if spec.durability.is_none() && !is_raised {
         wanted.level = known.level;
     }
     if spec.retain.is_zero() {
         wanted.retention = known.retention;
     }
     let (changed, differences) = differences(known, wanted);
-    let loses = convert::durability_of(wanted.level) < convert::durability_of(known.level)
-        || known.retention.age > wanted.retention.age;
+    let loses = level(wanted) < level(known) || known.retention.age > wanted.retention.age;
     if differences.is_empty() {
         return Ok(None);
     }
-    if mode == ProvisionMode::Migrate && !loses {
+    let may_change = match mode {
+        ProvisionMode::Check => false,
+        ProvisionMode::Create => is_raised && differences.len() == 1,
+        ProvisionMode::Migrate => true,
+    };
+    if may_change && !loses {
         return Ok(Some((
             name,
             changed,

@@ -378,6 +378,28 @@ async fn after_a_failed_sync_nothing_is_confirmed_and_everything_says_so() {
 }
 
 #[tokio::test]
+async fn a_topic_has_at_least_the_level_that_the_engine_says_of_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let level = |durability| {
+        let mut options = Options::default();
+        options.durability = durability;
+        Embedded::open(dir.path(), options).unwrap()
+    };
+    // What it was opened with, and what its topic gives: one that is weaker is raised, a stronger one stays.
+    for (asked, given) in [
+        (Durability::Os, Durability::Os),
+        (Durability::Flushed, Durability::Flushed),
+        (Durability::Os, Durability::Flushed),
+    ] {
+        let engine = level(asked);
+        provision(&engine, &["inventory"]).await;
+        let receipts = publish(&engine, vec![message("o-1", 1)]).await;
+        assert_eq!(receipts[0].durability, given, "opened with {asked:?}");
+        engine.close(GRACE).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_level_that_takes_several_machines_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = Options::default();

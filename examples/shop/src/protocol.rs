@@ -86,6 +86,10 @@ pub enum Report {
         code: Option<u16>,
         /// One line: what happened.
         what: String,
+        /// One line: why, where it is known better than the code's own text.
+        why: Option<String>,
+        /// One line: what to do, where it is known better than the code's own text.
+        remedy: Option<String>,
     },
 }
 

@@ -72,7 +72,7 @@ codes! {
         "the encoded envelope and payload are over the limit that the message names",
         "send less, or send a claim check (a reference to data kept elsewhere)";
     PUBLISH_NO_ROUTE = 1202, "nobody subscribes to this topic, or nobody owns this queue",
-        "no subscription exists, so the message would reach no one",
+        "no subscription exists: a command is refused, and of an event the engine may only say so in its receipt",
         "start the consuming service once so that its subscription exists";
     PUBLISH_OVERLOADED = 1203, "the publisher's window is full",
         "more messages await confirmation than the limit allows",
@@ -87,7 +87,7 @@ codes! {
         "messages of one key are stored in the order in which they were given",
         "look at the error of the earlier one; then publish both again, in order, under the same ids";
     HANDLER_PANICKED = 1301, "the handler panicked",
-        "the panic was caught; it counts as a transient failure, and twice on one message makes it a suspect",
+        "the panic was caught; it counts as a transient failure, and from the second on a message is not tried again at once",
         "mend the handler, then redrive";
     HANDLER_TIMED_OUT = 1302, "the handler did not return in time",
         "its timeout passed; its effects may have happened",
@@ -102,7 +102,7 @@ codes! {
         "a newer owner took over",
         "nothing: the new owner goes on";
     CRASH_LOOP = 1306, "the process died several times while it handled this message",
-        "it was handed out alone and the process died again, so it was set aside",
+        "it was in a handler at death after death, at the last ones as the only suspect, so it was set aside",
         "mend the handler, then redrive";
     RETRIES_EXHAUSTED = 1307, "the message failed more often than its policy allows",
         "each attempt failed; the failure record holds the errors",
@@ -136,7 +136,7 @@ codes! {
         "drop the need, or choose another engine";
     TOPOLOGY_DIFFERS = 1402, "what exists differs from what the service needs",
         "a topic or subscription exists with other settings",
-        "compare the difference, then run with create or migrate, or mend it by hand";
+        "compare the difference, then start with `BusOptions::provision` set to create or migrate, or mend it by hand";
     QUEUE_TWO_OWNERS = 1403, "two services claim one queue",
         "a queue has one owner service",
         "use a topic where several services must see the message";
@@ -180,7 +180,7 @@ codes! {
         "an argument is missing, unknown or not what the command takes",
         "compare it with `--help` of the command: it begins with examples";
     CLI_NOT_CONFIRMED = 1605, "nothing was done: it was not confirmed",
-        "what changes failures for good asks first, and needs a reason that is kept",
+        "what changes failures or positions for good asks first, and needs a reason that is kept",
         "run it on a terminal, or with --yes and --reason; --dry-run shows what it would do";
     CLI_CHECK_FAILED = 1606, "a check failed",
         "what was looked at is beyond the limit that was given",
@@ -195,8 +195,8 @@ codes! {
         "the message names what stands in the way",
         "change that first";
     CLI_NO_DIRECTORY = 1610, "no engine directory was named",
-        "there is neither --dir nor POSTRIDER_DIR, and ./data has no admin socket",
-        "name the directory of a running process: --dir DIR";
+        "there is neither --dir nor POSTRIDER_DIR, and ./data is no engine directory",
+        "name the directory, whether a process runs on it or not: --dir DIR";
     CLI_FAILED = 1611, "the command could not do its work",
         "the message holds what the system or the API said",
         "mend what it names, then run it again";

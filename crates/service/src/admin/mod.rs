@@ -15,6 +15,7 @@ mod snapshot;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -86,13 +87,30 @@ impl Drop for AdminServer {
     }
 }
 
-/// Serves the admin API in an engine's directory. The directory has one owner (its lock), so a socket that is there already is stale and is replaced.
+/// Whose directory the socket lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The engine's: it has one owner, by its lock, so a socket that is there already is stale and is replaced.
+    Engine,
+    /// One that the user named: a socket there may be another process's, and stays that process's while it answers.
+    Named,
+}
+
+/// Serves the admin API in a directory.
 ///
 /// # Errors
-/// The socket cannot be made: the path is longer than a socket's may be (about 100 bytes), or the directory is not writable. The service runs
-/// without it.
-pub(crate) fn serve(dir: &Path, runtime: Arc<Runtime>) -> Result<AdminServer, Fault> {
+/// The socket cannot be made: another process answers on it, the path is longer than a socket's may be (about 100 bytes), or the directory is not
+/// writable. The service runs without it.
+pub(crate) fn serve(dir: &Path, place: Place, runtime: Arc<Runtime>) -> Result<AdminServer, Fault> {
     let path = dir.join(SOCKET);
+    if place == Place::Named && UnixStream::connect(&path).is_ok() {
+        let text = format!(
+            "another process serves the admin API on {}; this one runs without it: name a directory for each process",
+            path.display()
+        );
+        let fault = Fault::new(FaultKind::Config, Advice::FixConfig, text);
+        return Err(fault.code(Code::ADMIN_NOT_RUNNING));
+    }
     let listener = bind(&path).map_err(|error| {
         let text = format!(
             "the admin API cannot listen on {}: {error}; the service runs without it (a socket's path has at most about 100 bytes)",

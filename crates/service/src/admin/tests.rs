@@ -91,7 +91,7 @@ async fn world() -> World {
         plan: None,
     });
     let dir = tempfile::tempdir().unwrap();
-    let server = serve(dir.path(), Arc::clone(&runtime)).unwrap();
+    let server = serve(dir.path(), Place::Engine, Arc::clone(&runtime)).unwrap();
     World {
         dir,
         runtime,
@@ -153,11 +153,23 @@ async fn the_socket_is_closed_to_others_replaces_a_stale_one_and_goes_with_the_s
 }
 
 #[tokio::test]
+async fn in_a_directory_that_a_user_named_the_socket_of_another_process_stays() {
+    let world = world().await;
+    let fault = serve(world.dir.path(), Place::Named, world.runtime.clone()).unwrap_err();
+    assert!(fault.to_string().contains("another process"), "{fault}");
+    assert_eq!(world.get("/v1/status").await.0, 200);
+    // A stale one is replaced: nobody answers on it.
+    let other = tempfile::tempdir().unwrap();
+    drop(bind(&other.path().join(SOCKET)).unwrap());
+    drop(serve(other.path(), Place::Named, world.runtime.clone()).unwrap());
+}
+
+#[tokio::test]
 async fn a_path_that_is_too_long_is_said_clearly() {
     let world = world().await;
     let deep = world.dir.path().join("d".repeat(120));
     std::fs::create_dir(&deep).unwrap();
-    let fault = serve(&deep, Arc::clone(&world.runtime)).unwrap_err();
+    let fault = serve(&deep, Place::Engine, Arc::clone(&world.runtime)).unwrap_err();
     assert!(fault.to_string().starts_with("PR-1601"), "{fault}");
     assert!(
         fault.to_string().contains("at most about 100 bytes"),

@@ -342,18 +342,28 @@ impl Bus {
         &self.inner.options
     }
 
-    /// Serves the admin API in the engine's directory, if it has one, from the first service until the bus is closed.
+    /// Serves the admin API in the engine's directory, or in the one that was named, from the first service until the bus is closed. Where it cannot, that
+    /// is said, also to a user without a `tracing` subscriber.
     #[cfg(all(feature = "admin", unix))]
-    pub(crate) fn serve_admin(&self) {
+    pub(crate) fn serve_admin(&self, announce: bool) {
+        use crate::admin::{Place, serve};
         let mut admin = self.inner.admin.lock();
+        let runtime = &self.inner.runtime;
+        let own = runtime.engine.directory().map(|own| (own, Place::Engine));
         let named = self.inner.options.admin_directory.as_deref();
-        let Some(directory) = self.inner.runtime.engine.directory().or(named) else {
+        let Some((directory, place)) = own.or_else(|| named.map(|named| (named, Place::Named)))
+        else {
             return;
         };
         if admin.is_none() {
-            match crate::admin::serve(directory, self.inner.runtime.clone()) {
+            match serve(directory, place, runtime.clone()) {
                 Ok(server) => *admin = Some(server),
-                Err(fault) => tracing::warn!(%fault, "no admin API"),
+                Err(fault) => {
+                    tracing::warn!(%fault, "no admin API");
+                    if announce {
+                        eprintln!("postrider: {fault}");
+                    }
+                }
             }
         }
     }

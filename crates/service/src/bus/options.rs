@@ -29,6 +29,7 @@ pub struct BusOptions {
     /// Where ids and jitter come from. Default: keys from the operating system.
     pub entropy: Arc<dyn Entropy>,
     /// Where the admin API is served (`DIR/admin.sock`) on an engine that owns no directory. Default: nowhere. An engine that owns one serves it there.
+    /// One directory for each process: where another one answers, that is said, and the service runs without.
     pub admin_directory: Option<PathBuf>,
     /// Where metrics go. Default: the memory of this process, for the admin API and [`Metrics::text`].
     pub recorder: Arc<dyn Recorder>,

@@ -18,6 +18,7 @@ pub fn cause_word(cause: Cause) -> &'static str {
         Cause::RetriesExhausted => "retries_exhausted",
         Cause::Permanent => "permanent",
         Cause::Unreadable => "unreadable",
+        Cause::Panicked => "panicked",
         Cause::CrashLoop => "crash_loop",
         Cause::BlockedTooLong => "blocked_too_long",
         Cause::Follower => "follower",

@@ -67,7 +67,7 @@ pub(super) async fn start(service: Service, bus: &Bus) -> Result<Running> {
     };
     let drivers = open(subscriptions, &plan, &host, &home).await?;
     #[cfg(all(feature = "admin", unix))]
-    bus.serve_admin();
+    bus.serve_admin(service.announce);
     let relays = relay(&name, &stores, &bus);
     Ok(Running {
         plan,

@@ -37,23 +37,35 @@ const AGAIN_MAX: usize = 1024;
 struct Stopped {
     code: Option<u16>,
     what: String,
+    why: Option<String>,
+    remedy: Option<String>,
+}
+
+impl Stopped {
+    /// With the reasons of its code.
+    fn new(code: Option<u16>, what: &str) -> Self {
+        Self {
+            code,
+            what: one_line(what),
+            why: None,
+            remedy: None,
+        }
+    }
 }
 
 impl From<postrider::Error> for Stopped {
     fn from(error: postrider::Error) -> Self {
         Self {
-            code: Some(error.code().0),
-            what: one_line(error.what()),
+            why: Some(one_line(error.reason())),
+            remedy: Some(one_line(error.advice())),
+            ..Self::new(Some(error.code().0), error.what())
         }
     }
 }
 
 impl From<postrider::sqlite::Error> for Stopped {
     fn from(error: postrider::sqlite::Error) -> Self {
-        Self {
-            code: Some(error.code().0),
-            what: one_line(&error.to_string()),
-        }
+        Self::new(Some(error.code().0), &error.to_string())
     }
 }
 
@@ -112,6 +124,8 @@ pub fn main() -> ExitCode {
             say(&Report::Fatal {
                 code: stopped.code,
                 what: stopped.what,
+                why: stopped.why,
+                remedy: stopped.remedy,
             });
             ExitCode::FAILURE
         }
@@ -311,9 +325,11 @@ async fn start(setup: &Setup, dial: &Dial) -> Result<(Services, Vec<Running>), S
 
 fn admin_directory(setup: &Setup) -> Result<PathBuf, Stopped> {
     let directory = setup.dir.join(ENGINE_DIR);
-    std::fs::create_dir_all(&directory).map_err(|e| Stopped {
-        code: None,
-        what: format!("{} cannot be made: {e}", directory.display()),
+    std::fs::create_dir_all(&directory).map_err(|e| {
+        Stopped::new(
+            None,
+            &format!("{} cannot be made: {e}", directory.display()),
+        )
     })?;
     Ok(directory)
 }
@@ -341,9 +357,11 @@ async fn fill(store: &Sqlite, shop: &Shop) -> Result<(), Stopped> {
                 .map_err(|e| HandlerError::Transient(e.into()))
         }))
         .await;
-    done.map(drop).map_err(|e| Stopped {
-        code: Some(crate::error::STORE_FAILED),
-        what: format!("the shelves could not be filled: {e:?}"),
+    done.map(drop).map_err(|e| {
+        Stopped::new(
+            Some(crate::error::STORE_FAILED),
+            &format!("the shelves could not be filled: {e:?}"),
+        )
     })
 }
 

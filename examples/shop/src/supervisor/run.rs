@@ -216,8 +216,15 @@ impl Run {
                     self.recovered();
                 }
             }
-            Report::Fatal { code, what } => {
-                self.fatal = Some(Error::new(code.unwrap_or(SERVICES_DOWN), what));
+            Report::Fatal {
+                code,
+                what,
+                why,
+                remedy,
+            } => {
+                let mut error = Error::new(code.unwrap_or(SERVICES_DOWN), what);
+                (error.why, error.remedy) = (why, remedy);
+                self.fatal = Some(error);
             }
         }
     }

@@ -76,7 +76,12 @@ fn found(
 fn durability(seen: &Seen, findings: &mut Vec<Finding>) {
     // A directory that nobody runs is not opened as its service opens it.
     let level = cell(&seen.snapshot, "/engine/durability");
-    if !seen.is_running || matches!(level.as_str(), "flushed" | "replicated") {
+    if !seen.is_running
+        || matches!(
+            level.as_str(),
+            "flushed" | "replicated" | "replicated_flushed"
+        )
+    {
         return;
     }
     let what = match level.as_str() {

@@ -262,7 +262,7 @@ async fn a_panic_is_retried_and_then_a_failure_with_its_text() {
         record.draft.facts.errors,
         ["the handler panicked: index 17 out of bounds"]
     );
-    assert_eq!(record.draft.facts.cause, Cause::CrashLoop);
+    assert_eq!(record.draft.facts.cause, Cause::Panicked);
     assert_eq!(script.handled(), [2]);
     assert!(
         world
