@@ -130,14 +130,19 @@ impl Fault {
         self
     }
 
-    /// An earlier message of the same destination and key was not published, so this one was not either.
+    /// An earlier message of the same destination and key was not published, so this one was not either. `may_pass`: trying again can help the
+    /// earlier one.
     #[must_use]
-    pub fn behind_failed() -> Self {
-        let text =
-            "an earlier message of this key was not published, and this one must not pass it";
+    pub fn behind_failed(may_pass: bool) -> Self {
         let after = Duration::ZERO;
-        Self::new(FaultKind::Conflict, Advice::Retry { after }, text)
-            .code(Code::PUBLISH_BEHIND_FAILED)
+        let (advice, remedy) = match may_pass {
+            true => (Advice::Retry { after }, "publish both again"),
+            false => (Advice::FixMessage, "mend that one, then publish both"),
+        };
+        let text = format!(
+            "an earlier message of this key was not published, and this one must not pass it: {remedy}"
+        );
+        Self::new(FaultKind::Conflict, advice, text).code(Code::PUBLISH_BEHIND_FAILED)
     }
 
     /// The engine or store was closed.

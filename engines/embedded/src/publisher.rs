@@ -184,7 +184,7 @@ impl EmbeddedPublisher {
                 .as_ref()
                 .map(|key| (&message.destination, key.as_bytes()));
             let result = match key {
-                Some(key) if refused.contains(&key) => Err(Fault::behind_failed()),
+                Some(key) if refused.contains(&key) => Err(Fault::behind_failed(false)),
                 _ => convert::record_in(message, self.shared.settings.message_bytes_max),
             };
             match result {

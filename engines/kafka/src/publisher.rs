@@ -72,7 +72,7 @@ impl KafkaPublisher {
             let key = message.envelope.key.as_ref();
             let lane = key.map(|key| (message.destination.clone(), key.as_bytes().clone()));
             let one = match &lane {
-                Some(lane) if broken.contains(lane) => Err(Fault::behind_failed()),
+                Some(lane) if broken.contains(lane) => Err(Fault::behind_failed(true)),
                 _ => self.give(message).await,
             };
             if let (Err(_), Some(lane)) = (&one, lane) {

@@ -14,7 +14,7 @@ use postrider_core::code::Code;
 use postrider_core::engine::{Cancel, Engine, EngineInfo, Receipt, Scheduled};
 use postrider_core::envelope::{Envelope, Outgoing};
 use postrider_core::failure::FailureStore;
-use postrider_core::fault::{Advice, Fault, FaultKind};
+use postrider_core::fault::{Fault, FaultKind};
 use postrider_core::message::{Command, Event, Key, Message};
 use postrider_core::name::DestinationKind;
 use postrider_core::text::Text;
@@ -163,7 +163,7 @@ impl Bus {
             let mut event = event.into_publish();
             let key = event.key_found().cloned();
             if let Some(retriable) = key.as_ref().and_then(|key| broken.get(key)) {
-                results.push(Err(behind_failed(*retriable)));
+                results.push(Err(Fault::behind_failed(*retriable).into()));
                 continue;
             }
             let draft = event.into_draft().map_err(Error::from);
@@ -422,7 +422,7 @@ impl Bus {
                 let Some(retriable) = key.and_then(|key| broken.get(key)) else {
                     return true;
                 };
-                results[*index] = Err(behind_failed(*retriable));
+                results[*index] = Err(Fault::behind_failed(*retriable).into());
                 false
             });
         }
@@ -462,23 +462,6 @@ type Waiting = (usize, usize, Outgoing);
 
 /// Keys of a batch of which a message failed, and whether trying again can help that one.
 type Broken = HashMap<Key, bool>;
-
-/// A message whose key is broken: it must not pass the one before it.
-fn behind_failed(retriable: bool) -> Error {
-    let (advice, remedy) = match retriable {
-        true => (
-            Advice::Retry {
-                after: Duration::ZERO,
-            },
-            "publish both again",
-        ),
-        false => (Advice::FixMessage, "mend that one, then publish both"),
-    };
-    let text = format!(
-        "an earlier message of this key was not published, and this one must not pass it: {remedy}"
-    );
-    Fault::new(FaultKind::Conflict, advice, text).into()
-}
 
 fn one(message: impl IntoEffects) -> Result<Draft> {
     let drafts = Effects::new().with(message).into_drafts()?;

@@ -239,7 +239,7 @@ impl Pump {
                     next.call,
                     next.index,
                     Some(&lane),
-                    Err(Fault::behind_failed()),
+                    Err(Fault::behind_failed(true)),
                 );
                 continue;
             }
