@@ -14,8 +14,8 @@ use crate::{engines, examples, floors, fuzz, light, process, readme, tidy};
 const SEEDS_CI: u32 = 500;
 const SEEDS_LOG: u32 = 10_000;
 const SEEDS_QUICK: u32 = 50;
-/// Seeds of the simulation of the whole stack, in a step of its own: some 15 ms of two cores each.
-const SEEDS_WHOLE: u32 = 5000;
+/// Seeds of the simulation of the whole stack, in a step of its own: some 4 ms of two cores each.
+const SEEDS_WHOLE: u32 = 10_000;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -127,7 +127,7 @@ fn simulation(options: &Options) -> Cmd {
         .env("POSTRIDER_SEEDS", SEEDS_LOG)
 }
 
-/// The whole stack on a simulated disk and clock, as far as the time allows.
+/// The whole stack on a simulated disk and clock, many seeds. Nothing is built for it that the tests did not build.
 fn whole_simulation(options: &Options) -> Cmd {
     Cmd::cargo("test --workspace --all-features --test whole_simulation nothing_confirmed")
         .args(options.keep_going.then_some("--no-fail-fast"))

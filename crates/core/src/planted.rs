@@ -39,6 +39,16 @@ pub enum Plant {
     RemovedRowGivenAgain,
     /// Relay: a row that was removed while rows were read is taken for a new one.
     RelayForgetsRemoved,
+    /// Kernel: what it is told, or sees by its clock, of leases that are over is not heeded.
+    LostLeaseGoesOn,
+    /// Driver: a settle whose answer never came counts as done.
+    CutSettleCounts,
+    /// Relay: a publish whose answer never came counts as confirmed.
+    CutPublishCounts,
+    /// Driver: a failure record that the store beside the engine did not take is not kept again, and its message acknowledged.
+    RecordNotKept,
+    /// Driver: the store beside the engine is not asked whether a key is parked, which another member may have done.
+    ParkedNotAsked,
 }
 
 /// Whether this bug is planted.

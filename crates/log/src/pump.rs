@@ -20,13 +20,20 @@ pub struct Step {
     pub moved: bool,
     /// A checkpoint was made.
     pub checkpoint: bool,
+    /// A checkpoint is due, and not one block is left for it on the disk. The log goes on: until there is room no segment is freed, and a start reads
+    /// more. It is no work that was done: beside it the log may be idle.
+    pub checkpoint_waits: bool,
 }
 
 impl Step {
     /// Whether there was nothing to do.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        *self == Step::default()
+        let done = Step {
+            checkpoint_waits: false,
+            ..*self
+        };
+        done == Step::default()
     }
 }
 
@@ -99,10 +106,10 @@ pub fn upkeep(log: &Mutex<Log>, now: Now) -> Result<Step, Error> {
     let job = log.lock().checkpoint(now)?;
     if let Some(job) = job {
         let done = job.run();
-        step.checkpoint = match log.lock().finish_checkpoint(done) {
-            Err(error) if error.is_no_space() => false,
-            other => other.map(|()| true)?,
-        };
+        match log.lock().finish_checkpoint(done) {
+            Err(error) if error.is_no_space() => step.checkpoint_waits = true,
+            other => step.checkpoint = other.map(|()| true)?,
+        }
     }
     Ok(step)
 }

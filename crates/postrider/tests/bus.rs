@@ -178,3 +178,68 @@ async fn a_full_window_says_overloaded_at_once_and_nothing_was_published() {
     assert_eq!(numbers, [1, 2, 4], "the third was not published");
     running.stop(secs(1)).await;
 }
+
+/// 02 §4.4, 10, as a program sees it: the disk is full, and that is all that it has to know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acceptance_10_a_full_disk_is_told_to_publishers_with_what_to_do_and_passes_when_consumers_settle()
+ {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = postrider::embedded::Options::default();
+    options.message_bytes_max = 64 << 10;
+    options.disk_bytes_max = Some(4 << 20);
+    let engine = postrider::embedded::Embedded::open(dir.path(), options).unwrap();
+    let bus = Bus::from_engine(Arc::new(engine), BusOptions::default())
+        .await
+        .unwrap();
+    let (running, mut seen) = watched(&bus).await;
+    let subscription = running.subscriptions()[0].clone();
+    // Nobody settles for now.
+    subscription.pause().await;
+    let large = |n| Placed {
+        text: "x".repeat(32 << 10),
+        ..placed("a", n)
+    };
+    let mut confirmed = 0;
+    let error = loop {
+        match bus.publish(large(confirmed + 1)).await {
+            Ok(_) => confirmed += 1,
+            Err(error) => break error,
+        }
+        assert!(confirmed < 1000, "it never was full");
+    };
+    assert!(confirmed > 10, "{confirmed}");
+    assert_eq!(error.code(), Code::DISK_FULL, "{error}");
+    assert!(error.is_retriable(), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("settle messages"), "what to do: {text}");
+
+    subscription.resume().await;
+    // Nothing but consumers settling makes room; the publisher tries again, and that is all.
+    let resumed = async {
+        loop {
+            match bus.publish(large(confirmed + 1)).await {
+                Ok(_) => return,
+                Err(error) => assert_eq!(error.code(), Code::DISK_FULL, "{error}"),
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(secs(60), resumed)
+        .await
+        .expect("it resumes unaided");
+    let mut numbers = Vec::new();
+    while numbers.last() != Some(&(confirmed + 1)) {
+        let one = timeout(secs(60), seen.recv())
+            .await
+            .expect("each one comes");
+        numbers.push(one.unwrap().0);
+    }
+    numbers.dedup();
+    let all: Vec<u32> = (1..=confirmed + 1).collect();
+    assert_eq!(
+        numbers, all,
+        "what was confirmed, and nothing that was refused"
+    );
+    running.stop(secs(5)).await;
+    bus.close(secs(5)).await.unwrap();
+}

@@ -1,7 +1,8 @@
-//! The delivery path as a whole: kernel, driver, engine in memory, SQLite, relay, under everything that goes wrong, in virtual time.
+//! The delivery path as a whole on SQLite itself, its writer thread, its savepoints and its failure store: under everything that goes wrong, in virtual
+//! time, and in a process that is killed.
 //!
 //! `POSTRIDER_SEEDS=n` runs a fifth of n, since a seed is a long story here; `POSTRIDER_SEED=s` this one alone. The short stories, on a disk
-//! whose power fails, are in `whole_simulation.rs`.
+//! whose power fails, are in `whole_simulation.rs`, with the same faults and a store that is simulated.
 #![cfg(all(feature = "sqlite", feature = "embedded"))]
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
@@ -11,8 +12,9 @@ mod chain;
 mod dice;
 #[path = "whole/kill.rs"]
 mod kill;
-#[path = "whole/mortal.rs"]
-mod mortal;
+#[path = "whole/line.rs"]
+#[allow(dead_code, reason = "the simulation uses the rest of it")]
+mod line;
 #[path = "whole/run.rs"]
 mod run;
 

@@ -7,6 +7,9 @@
 #[path = "whole/dice.rs"]
 #[allow(dead_code, reason = "the time of `whole.rs` is in it too")]
 mod dice;
+#[path = "whole/line.rs"]
+#[allow(dead_code, reason = "the death of `whole.rs` is in it too")]
+mod line;
 #[path = "whole/seeds.rs"]
 mod seeds;
 #[path = "whole/sim/mod.rs"]
@@ -34,6 +37,9 @@ fn nothing_confirmed_is_lost_and_effects_happen_once_through_power_cuts_of_the_w
             sum.crashes += outcome.crashes;
             sum.flips += outcome.flips;
             sum.messages += outcome.messages;
+            sum.cuts += outcome.cuts;
+            sum.freezes += outcome.freezes;
+            sum.kept_beside += outcome.kept_beside;
             true
         }
         Err(failure) => {
@@ -55,10 +61,14 @@ fn nothing_confirmed_is_lost_and_effects_happen_once_through_power_cuts_of_the_w
         );
     }
     let sum = sum.into_inner().unwrap();
+    if ran >= SEEDS_DEFAULT {
+        let least = sum.cuts.min(sum.freezes).min(sum.kept_beside);
+        assert!(least > ran / 20, "faults that hardly happen: {sum:?}");
+    }
     println!(
         "proof: {{\"name\":\"whole_stack_simulation\",\"what\":\"log, kernel, driver, relay and store on a simulated disk and clock\",\
-         \"seeds\":{ran},\"messages\":{},\"crashes\":{},\"flips\":{}}}",
-        sum.messages, sum.crashes, sum.flips
+         \"seeds\":{ran},\"messages\":{},\"crashes\":{},\"flips\":{},\"cuts\":{},\"freezes\":{},\"failures_beside\":{}}}",
+        sum.messages, sum.crashes, sum.flips, sum.cuts, sum.freezes, sum.kept_beside
     );
 }
 

@@ -278,6 +278,7 @@ pub(crate) fn write_round(shared: &Shared, now: Now) -> Option<Wrote> {
 pub(crate) fn upkeep_round(shared: &Shared, now: Now) -> Option<bool> {
     match pump::upkeep(&shared.log, now) {
         Ok(step) => {
+            shared.after_checkpoint(&step);
             shared.after_upkeep(!step.is_idle());
             Some(!step.is_idle())
         }

@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     progressed: Notify,
     /// Rounds of upkeep that found nothing to do, with nothing on its way that frees space.
     stalls: AtomicU64,
+    /// It was said that there is no room for a checkpoint.
+    checkpoint_waits: AtomicBool,
     /// Streams grew, readers were replaced, or the engine ended.
     pub(crate) grown: Notify,
     /// What writes. `None`: whoever commits does.
@@ -137,6 +139,7 @@ impl Shared {
             members: AtomicU64::new(1),
             progressed: Notify::new(),
             stalls: AtomicU64::new(0),
+            checkpoint_waits: AtomicBool::new(false),
             grown: Notify::new(),
             host,
         }
@@ -240,6 +243,18 @@ impl Shared {
             }
             host.kick_upkeep();
             progressed.await;
+        }
+    }
+
+    /// Says once that there is no room for checkpoints, and once that there is again.
+    pub(crate) fn after_checkpoint(&self, step: &pump::Step) {
+        if step.checkpoint_waits && !self.checkpoint_waits.swap(true, Ordering::SeqCst) {
+            tracing::warn!(
+                "the disk has no room for a checkpoint: the log goes on, but frees nothing and takes longer to start; free space"
+            );
+        }
+        if step.checkpoint && self.checkpoint_waits.swap(false, Ordering::SeqCst) {
+            tracing::info!("the disk has room for checkpoints again");
         }
     }
 

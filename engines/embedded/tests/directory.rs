@@ -15,7 +15,7 @@ use postrider_core::code::Code;
 use postrider_core::crash::{Change, CrashNote};
 use postrider_core::engine::Engine;
 use postrider_core::failure::Cause;
-use postrider_core::fault::{Advice, Effect, FaultKind};
+use postrider_core::fault::{Advice, Effect, Fault, FaultKind};
 use postrider_core::id::InstanceId;
 use postrider_core::settle::Settle;
 use postrider_core::source::Source;
@@ -252,6 +252,187 @@ async fn damage_is_refused_with_its_code_and_changes_nothing() {
     let dir = closed().await;
     std::fs::remove_file(only_file(dir.path(), "log")).unwrap();
     assert_eq!(refused(dir.path()), Code::LOG_CORRUPT);
+}
+
+/// A directory that may be read and not written, as one that was mounted so, or belongs to another user. (Tests may run as a user whom no
+/// permission stops.)
+#[derive(Debug)]
+struct ReadOnly(FileDisk);
+
+impl ReadOnly {
+    fn refuse<T>() -> io::Result<T> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+}
+
+impl Disk for ReadOnly {
+    fn open(&self, path: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        match mode {
+            OpenMode::Read => self.0.open(path, mode),
+            _ => Self::refuse(),
+        }
+    }
+    fn rename(&self, _: &str, _: &str) -> io::Result<()> {
+        Self::refuse()
+    }
+    fn unlink(&self, _: &str) -> io::Result<()> {
+        Self::refuse()
+    }
+    fn mkdir(&self, _: &str) -> io::Result<()> {
+        Self::refuse()
+    }
+    fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        self.0.list(path)
+    }
+    fn sync_dir(&self, path: &str) -> io::Result<()> {
+        self.0.sync_dir(path)
+    }
+    fn lock(&self, _: &str) -> io::Result<LockOutcome> {
+        Self::refuse()
+    }
+    fn entropy(&self) -> io::Result<[u8; 16]> {
+        self.0.entropy()
+    }
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_written_is_refused_and_says_what_to_do() {
+    let used = closed().await;
+    let empty = tempfile::tempdir().unwrap();
+    let missing = empty.path().join("data");
+    for directory in [used.path(), empty.path(), &missing] {
+        let before = if directory.exists() {
+            content(directory)
+        } else {
+            BTreeMap::new()
+        };
+        let mut options = Options::default();
+        options.disk = Some(Arc::new(ReadOnly(FileDisk::new(directory))));
+        let error = Embedded::open(directory, options).unwrap_err();
+        assert_eq!(error.code(), Code::DIR_NOT_WRITABLE, "{error}");
+        let named = directory.display().to_string();
+        assert!(error.to_string().contains(&named), "which one: {error}");
+        let fault = Fault::from(error);
+        assert_eq!(
+            (fault.kind, fault.advice),
+            (FaultKind::Denied, Advice::FixConfig)
+        );
+        let remedy = Code::DIR_NOT_WRITABLE.explain().unwrap().remedy;
+        assert!(remedy.contains("permissions"), "{remedy}");
+        let after = if directory.exists() {
+            content(directory)
+        } else {
+            BTreeMap::new()
+        };
+        assert_eq!(after, before);
+    }
+    // It can be written again: nothing was left that stands in the way.
+    let engine = at(used.path());
+    let mut source = open(&engine, "inventory", 1).await;
+    assert_eq!(source.next(ROOM).await.unwrap().len(), 50);
+    assert!(!missing.exists());
+}
+
+type Damage = Box<dyn Fn(&Path)>;
+
+/// The newest checkpoint is damaged: the one before it is taken, and what came since is read from the log. Everything is as it was: what waits,
+/// what was settled, what failed.
+#[tokio::test]
+async fn a_damaged_checkpoint_costs_a_longer_start_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut n = 0;
+    // Each life ends with a checkpoint; there is much that a checkpoint lets go.
+    for life in 0..4 {
+        let engine = at(dir.path());
+        provision(&engine, &["inventory"]).await;
+        let mut source = open(&engine, "inventory", life).await;
+        let waits = n / 300;
+        publish(
+            &engine,
+            (n + 1..=n + 300).map(|n| message("o-1", n)).collect(),
+        )
+        .await;
+        n += 300;
+        let mut leased = Vec::new();
+        while leased.len() < 300 + waits as usize {
+            leased.extend(source.next(ROOM).await.unwrap());
+        }
+        // The last stays, the one before it fails, all others are settled.
+        let mut fresh = leased.split_off(waits as usize);
+        drop(leased);
+        fresh.pop().unwrap();
+        let failed = fresh.pop().unwrap();
+        let record = draft(&failed, Cause::Permanent);
+        settle(&*source, failed.token, Settle::DeadLetter(record))
+            .await
+            .unwrap();
+        ack_all(&*source, fresh).await;
+        drop(source);
+        engine.close(GRACE).await.unwrap();
+    }
+    let newest = only_file(dir.path(), "ckpt");
+    let sound = std::fs::read(&newest).unwrap();
+    let length = sound.len();
+    let damages: [(&str, Damage); 4] = [
+        (
+            "a flipped bit",
+            Box::new(move |file| flip(file, length / 2)),
+        ),
+        ("its header", Box::new(|file| flip(file, 33))),
+        (
+            "half of it",
+            Box::new(move |file| {
+                let half = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+                half.set_len(length as u64 / 2).unwrap();
+            }),
+        ),
+        (
+            "all of it",
+            Box::new(|file| std::fs::remove_file(file).unwrap()),
+        ),
+    ];
+    for (what, damage) in damages {
+        let copy = tempfile::tempdir().unwrap();
+        copy_all(dir.path(), copy.path());
+        let file = only_file(copy.path(), "ckpt");
+        damage(&file);
+        let engine = at(copy.path());
+        let failures = engine.failures().unwrap();
+        let records = failures
+            .list(&subscription("inventory"), None, None, 100)
+            .await
+            .unwrap();
+        assert_eq!(records.len(), 4, "{what}");
+        let mut source = open(&engine, "inventory", 9).await;
+        let held = source.next(ROOM).await.unwrap();
+        assert_eq!(numbers(&held), [300, 600, 900, 1200], "{what}");
+        let positions: Vec<u64> = publish(&engine, vec![message("o-1", 1201)])
+            .await
+            .iter()
+            .filter_map(|receipt| receipt.position)
+            .collect();
+        assert_eq!(positions, [1200], "{what}: no position is given twice");
+        engine.close(GRACE).await.unwrap();
+        let again = at(copy.path());
+        let mut source = open(&again, "inventory", 10).await;
+        let held = source.next(ROOM).await.unwrap();
+        assert_eq!(held.len(), 5, "{what}: and again");
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (from, name) = (entry.as_ref().unwrap().path(), entry.unwrap().file_name());
+        if from.is_dir() {
+            std::fs::create_dir(to.join(&name)).unwrap();
+            copy_all(&from, &to.join(name));
+        } else {
+            std::fs::copy(from, to.join(name)).unwrap();
+        }
+    }
 }
 
 /// A directory whose syncs fail from some moment on.

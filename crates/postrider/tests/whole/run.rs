@@ -18,7 +18,7 @@ use postrider::{Bus, BusOptions, MessageId, Running, Sqlite, Timestamp, secs};
 
 use crate::chain::{self, A, Garbled, READER_BROKEN, SERVICES, Shared, TOPICS, World};
 use crate::dice::{Dice, VirtualClock};
-use crate::mortal::{Life, Mortal, State};
+use crate::line::{Line, Mortal, State};
 
 const MEMBERS_MAX: usize = 3;
 /// How long it may take after everything is mended, in virtual time.
@@ -28,7 +28,7 @@ struct Member {
     stage: usize,
     running: Running,
     /// `None`: it shares the bus that never fails.
-    life: Option<Arc<Life>>,
+    line: Option<Arc<Line>>,
 }
 
 struct Run {
@@ -110,24 +110,24 @@ impl Run {
             service = service.failures(Arc::new(home.failures()));
         }
         let shared = self.dice.one_in(2);
-        let (bus_of, life) = if shared {
+        let (bus_of, line) = if shared {
             (self.bus.clone(), None)
         } else {
             let rough = self.world.trouble > 0 && !self.calm;
-            let life = Life::new(self.dice.clone(), rough);
-            let (inner, life_of) = (self.engine.clone(), life.clone());
+            let one_in = if rough { 60 } else { 0 };
+            let line = Line::new(self.dice.clone(), one_in, Box::new(|_| {}));
             let mortal = Arc::new(Mortal {
-                inner,
-                life: life_of,
+                inner: self.engine.clone(),
+                line: line.clone(),
             });
-            (bus(mortal, &self.clock, &self.dice).await, Some(life))
+            (bus(mortal, &self.clock, &self.dice).await, Some(line))
         };
         self.say(format!("start {} shared {shared}", SERVICES[stage]));
         let running = service.start(&bus_of).await.unwrap();
         self.members.push(Member {
             stage,
             running,
-            life,
+            line,
         });
     }
 
@@ -205,7 +205,7 @@ impl Run {
     }
 
     fn take(&mut self, stage: usize, mortal: bool) -> Option<Member> {
-        let fits = |m: &Member| m.stage == stage && (!mortal || m.life.is_some());
+        let fits = |m: &Member| m.stage == stage && (!mortal || m.line.is_some());
         let found = self.members.iter().position(fits)?;
         Some(self.members.swap_remove(found))
     }
@@ -221,7 +221,7 @@ impl Run {
     fn kill(&mut self, stage: usize) {
         if let Some(member) = self.take(stage, true) {
             self.say(format!("kill {}", SERVICES[stage]));
-            member.life.unwrap().set(State::Dead);
+            member.line.unwrap().set(State::Dead);
             tokio::spawn(member.running.stop(Duration::ZERO));
         }
     }
@@ -230,16 +230,16 @@ impl Run {
         let found = self
             .members
             .iter()
-            .find(|m| m.stage == stage && m.life.is_some());
-        let Some(life) = found.and_then(|m| m.life.clone()) else {
+            .find(|m| m.stage == stage && m.line.is_some());
+        let Some(line) = found.and_then(|m| m.line.clone()) else {
             return;
         };
         let wait = Duration::from_millis(self.dice.below(25_000));
         self.say(format!("freeze {} for {wait:?}", SERVICES[stage]));
-        life.set(State::Frozen);
+        line.set(State::Frozen);
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
-            life.thaw();
+            line.thaw();
         });
     }
 

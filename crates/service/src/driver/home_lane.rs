@@ -14,6 +14,7 @@ use postrider_core::failure::{
 use postrider_core::fault::{Fault, FaultKind};
 use postrider_core::id::InstanceId;
 use postrider_core::name::SubscriptionId;
+use postrider_core::planted::{self, Plant};
 use postrider_core::settle::Settle;
 use postrider_kernel::{Input, Slot};
 
@@ -260,6 +261,11 @@ impl Driver {
             }
             Err(fault) if fault.kind == FaultKind::NotParked => {
                 self.inputs.push_back(Input::NotParked(slots));
+            }
+            Err(_)
+                if planted::is(Plant::RecordNotKept) && matches!(work, HomeWork::Keep { .. }) =>
+            {
+                self.home_did(&work, slots, HomeAnswer::Kept);
             }
             Err(fault) if is_lost(&fault) && matches!(work, HomeWork::Finish { .. }) => {
                 self.inputs.push_back(Input::SettleLost(slots));

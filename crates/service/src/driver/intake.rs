@@ -5,6 +5,7 @@ use postrider_core::carriage;
 use postrider_core::clock::Timestamp;
 use postrider_core::failure::Redriven;
 use postrider_core::id::MessageId;
+use postrider_core::planted::{self, Plant};
 use postrider_core::source::{Leased, LogEvent, Position, Record, ShardEpoch};
 use postrider_kernel::{Incoming, Input, Origin};
 
@@ -113,7 +114,8 @@ impl Driver {
     /// ORDER: another member may have parked the key since this one was opened. It had settled what it held of the key before this member was
     /// given more of it, so that the answer is of now.
     fn is_parked(&self, key: &Bytes) -> bool {
-        let asks = self.policy.ordered && !self.failures_in_engine;
+        let asks =
+            self.policy.ordered && !self.failures_in_engine && !planted::is(Plant::ParkedNotAsked);
         let failures = self.failures.as_ref().filter(|_| asks);
         failures.is_some_and(|failures| failures.is_parked(&self.spec.id, key))
     }

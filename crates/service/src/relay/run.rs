@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use postrider_core::clock::{Mono, backoff};
 use postrider_core::engine::Receipt;
 use postrider_core::envelope::Outgoing;
-use postrider_core::fault::{Advice, Fault};
+use postrider_core::fault::{Advice, Effect, Fault};
 use postrider_core::planted::{self, Plant};
 use postrider_core::store::OutboxRow;
 use tokio::sync::mpsc;
@@ -281,6 +281,12 @@ impl Relay {
                     self.cells.published.add(1);
                     self.status.lock().published += 1;
                     self.engine_wait = Wait::default();
+                    self.window
+                        .published(sent.number, !failed.contains(&sent.lane));
+                }
+                Err(fault)
+                    if planted::is(Plant::CutPublishCounts) && fault.effect == Effect::Unknown =>
+                {
                     self.window
                         .published(sent.number, !failed.contains(&sent.lane));
                 }

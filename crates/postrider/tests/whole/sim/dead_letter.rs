@@ -21,7 +21,7 @@ use postrider_log::disk::SimDisk;
 use super::clock::{LifeClock, Time};
 use super::life::{id_of, options};
 use super::run::runtime;
-use super::services::{A, SERVICES, TOPICS, check_of};
+use super::services::{A, Garbled, SERVICES, TOPICS, check_of};
 use crate::dice::Dice;
 
 const MESSAGES: u32 = 5;
@@ -84,7 +84,13 @@ async fn fail_all(engine: Arc<Embedded>, clock: Arc<LifeClock>, dice: &Dice, dis
     for n in 1..=MESSAGES {
         let key = format!("k{}", n % 3);
         let check = check_of(&key, n);
-        let message = A { key, n, check };
+        let garbled = Garbled(false);
+        let message = A {
+            key,
+            n,
+            check,
+            garbled,
+        };
         let id = MessageId::parse_or_hash(&n.to_string());
         let mut envelope = Envelope::new(id, "sim".into(), A::TYPE.into(), Timestamp(1));
         envelope.key = message.key();

@@ -4,19 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use postrider::contract::carriage;
+use postrider::contract::failure::FailureDraft;
 use postrider::extract::Meta;
-use postrider::{Dependency, HandlerError, Timestamp};
+use postrider::{Dependency, HandlerError, Message as _, Timestamp};
 use tokio::sync::Notify;
 
 use super::clock::{LifeClock, Time};
+use super::home::Cabinet;
 use super::scenario::{Fate, Scenario};
-use super::services::{LATER, ORDERED, RETRIES, SERVICES};
+use super::services::{A, Here, LATER, LEASE, Later, ORDERED, RETRIES, SERVICES, break_reader};
 use super::store::Disk;
 use crate::dice::Dice;
 
 /// How long after a handler's end its acknowledgement is surely synced, in milliseconds: the lazy sync, and a few slow ones before it.
 const UNCONFIRMED_MS: u64 = 1000;
 const UNCONFIRMED_SLOW_MS: u64 = 6000;
+/// How long after a member goes on it may not know yet what it lost while it was frozen, in milliseconds: an answer of an engine whose syncs are slow.
+const UNAWARE_MS: u64 = 1500;
 /// A story is cut off here.
 const LINES_MAX: usize = 20_000;
 
@@ -29,8 +34,51 @@ struct Track {
     ends: BTreeMap<u32, u64>,
     /// Failures that count of what has not ended, since the last disturbance or redrive.
     tries: BTreeMap<u32, u32>,
-    /// In the handler now.
-    running: u32,
+    /// In the handler now, by the number of the run.
+    running: BTreeMap<u64, Run>,
+}
+
+/// A handler that runs.
+#[derive(Clone, Debug)]
+struct Run {
+    began: u64,
+    member: Arc<Member>,
+    redriven: bool,
+}
+
+/// Freezes of a member, in milliseconds.
+#[derive(Debug, Default)]
+pub struct Member {
+    froze: AtomicU64,
+    thawed: AtomicU64,
+}
+
+impl Member {
+    pub fn freezes(&self, now: u64) {
+        self.froze.store(now, Ordering::SeqCst);
+        self.thawed.store(u64::MAX, Ordering::SeqCst);
+    }
+
+    pub fn thaws(&self, now: u64) {
+        self.thawed.store(now, Ordering::SeqCst);
+    }
+}
+
+impl Run {
+    /// It may not be this member's any more, and nobody could tell it.
+    fn is_unaware(&self) -> bool {
+        let thawed = self.member.thawed.load(Ordering::SeqCst);
+        thawed.saturating_add(UNAWARE_MS) > self.began && thawed > 0
+    }
+
+    /// It goes on though its lease was over while its member was frozen, and the member had time to see it.
+    fn is_beyond(&self, now: u64) -> bool {
+        let froze = self.member.froze.load(Ordering::SeqCst);
+        let thawed = self.member.thawed.load(Ordering::SeqCst);
+        let lost = froze > self.began && thawed.saturating_sub(froze) > LEASE.as_millis() as u64;
+        // A redriven one has no lease.
+        lost && !self.redriven && now > thawed.saturating_add(UNAWARE_MS)
+    }
 }
 
 /// A topic, and a position in it.
@@ -43,6 +91,7 @@ pub struct Life {
     /// The power failed in a store.
     pub cut: Notify,
     commits: AtomicU64,
+    home_commits: AtomicU64,
 }
 
 impl Life {
@@ -52,7 +101,14 @@ impl Life {
             clock,
             cut: Notify::new(),
             commits: AtomicU64::new(0),
+            home_commits: AtomicU64::new(0),
         })
+    }
+
+    /// A failure store beside the engine commits: whether the power fails in it.
+    pub fn home_commit(&self) -> Option<Fate> {
+        let nth = self.home_commits.fetch_add(1, Ordering::SeqCst) + 1;
+        matches!(self.fate, Fate::HomeCut(at, _) if at == nth).then_some(self.fate)
     }
 
     /// A store commits: whether the power fails in it.
@@ -67,6 +123,11 @@ pub struct World {
     pub dice: Dice,
     pub time: Arc<Time>,
     pub stores: Vec<Disk>,
+    /// What failure stores beside the engine keep.
+    pub cabinets: Vec<Mutex<Cabinet>>,
+    /// When a record of each message was last kept beside the engine.
+    kept: Mutex<BTreeMap<(usize, String, u32), u64>>,
+    runs: AtomicU64,
     /// Nothing fails any more.
     pub cured: AtomicBool,
     life: Mutex<Option<Arc<Life>>>,
@@ -92,6 +153,9 @@ impl World {
             scenario: scenario.clone(),
             time: Arc::default(),
             stores: SERVICES.iter().map(|_| Disk::default()).collect(),
+            cabinets: SERVICES.iter().map(|_| Mutex::default()).collect(),
+            kept: Mutex::default(),
+            runs: AtomicU64::new(0),
             cured: AtomicBool::new(false),
             life: Mutex::default(),
             tracks: Mutex::default(),
@@ -107,7 +171,7 @@ impl World {
 
     pub fn begin_life(&self, life: Arc<Life>) {
         self.tracks.lock().unwrap().values_mut().for_each(|track| {
-            track.running = 0;
+            track.running.clear();
             track.tries.clear();
         });
         *self.life.lock().unwrap() = Some(life);
@@ -159,11 +223,37 @@ impl World {
         tracks.values_mut().for_each(|track| track.tries.clear());
     }
 
-    /// For this long from now a member is paused: of an ordered subscription it gives back what failed without its count, and whoever gets it tries it
-    /// anew. When the time is over, so do the counts here.
+    /// For this long from now a member is paused: what failed of an ordered subscription, or was redriven, it gives back without its count, and of
+    /// several tries of another one the engine keeps one; whoever gets it tries it anew. When the time is over, so do the counts here.
     pub fn pause(&self, for_ms: u64) {
         let now = self.now_ms();
         self.paused.lock().unwrap().push((now, now + for_ms));
+    }
+
+    /// A failure is kept beside the engine: its settle comes after that, and is lost if the power fails before it is synced.
+    pub fn kept(&self, stage: usize, draft: &FailureDraft) {
+        let was = break_reader(false);
+        let read = carriage::read(&draft.raw)
+            .ok()
+            .and_then(|(envelope, payload)| {
+                let of = &envelope.content_type;
+                match stage {
+                    LATER => Later::decode(of, &payload)
+                        .ok()
+                        .map(|m| ("later".to_owned(), m.n)),
+                    _ => A::decode(of, &payload).ok().map(|m| (m.key, m.n)),
+                }
+            });
+        break_reader(was);
+        let Some((key, n)) = read else {
+            return self.wrong("what is kept of a failure cannot be read");
+        };
+        self.say(format!(
+            "{} keeps {key}/{n} beside: {:?}",
+            SERVICES[stage], draft.facts.cause
+        ));
+        let now = self.now_ms();
+        self.kept.lock().unwrap().insert((stage, key, n), now);
     }
 
     fn is_disturbed(&self, now: u64) -> bool {
@@ -171,23 +261,26 @@ impl World {
     }
 
     /// Whether the tries of a message are counted now.
-    fn counts_tries(&self, stage: usize, now: u64) -> bool {
+    fn counts_tries(&self, now: u64) -> bool {
         // What failed for good while nothing could be kept comes again when its lease has ended.
-        let anew = ORDERED[stage] && is_within(&self.paused, now);
-        !(anew || self.is_disturbed(now))
+        !(is_within(&self.paused, now) || self.is_disturbed(now))
     }
 
-    fn may_come_again(&self, ended: u64) -> bool {
+    fn may_come_again(&self, stage: usize, key: &str, n: u32, ended: u64) -> bool {
         let window = match self.scenario.slow {
             true => UNCONFIRMED_SLOW_MS,
             false => UNCONFIRMED_MS,
         };
-        // The dedupe window is one of wall time: a day later a relay's repeat is a new message.
+        let kept = self.kept.lock().unwrap();
+        let kept = kept.get(&(stage, key.to_owned(), n)).copied();
         let disturbed = self.disturbed.lock().unwrap();
-        self.scenario.jumps
-            || disturbed
+        let is_open = |settled: u64| {
+            disturbed
                 .iter()
-                .any(|(from, to)| ended <= *to && ended + window >= *from)
+                .any(|(from, to)| settled <= *to && settled + window >= *from)
+        };
+        // The dedupe window is one of wall time: a day later a relay's repeat is a new message.
+        self.scenario.jumps || is_open(ended) || kept.is_some_and(is_open)
     }
 
     /// Decided by the message, not by the run: the same message fails each time.
@@ -199,9 +292,29 @@ impl World {
         self.scenario.trouble > 0 && Dice::new(hash).one_in(one_in)
     }
 
+    /// Whether a message cannot be read before everything is mended. Each time it is published it has the same bytes.
+    pub fn is_garbled(&self, key: &str, n: u32) -> bool {
+        let one_in = self.scenario.garbled_one_in;
+        let bytes = format!("{key}/{n}").into_bytes();
+        let hash = |hash: u64, byte: u8| hash.wrapping_mul(31).wrapping_add(u64::from(byte));
+        let hash = bytes.into_iter().fold(self.scenario.seed ^ 0x6a_7b1e, hash);
+        one_in > 0 && Dice::new(hash).one_in(one_in)
+    }
+
     /// A handler starts: the order is looked at, and it may fail.
     pub fn begin(
-        self: &Arc<Self>,
+        here: &Here,
+        stage: usize,
+        key: &str,
+        n: u32,
+        meta: &Meta,
+    ) -> Result<Running, HandlerError> {
+        here.world.start(here, stage, key, n, meta)
+    }
+
+    fn start(
+        &self,
+        here: &Here,
         stage: usize,
         key: &str,
         n: u32,
@@ -212,11 +325,17 @@ impl World {
             "{} starts {key}/{n} at {at}, attempt {attempt}",
             SERVICES[stage]
         ));
-        self.look_at_start(stage, key, n);
-        let running = Running {
-            world: self.clone(),
-            at: (stage, key.to_owned()),
+        let run = Run {
+            began: self.now_ms(),
+            member: here.member.clone(),
+            redriven: meta.is_redriven(),
         };
+        let running = Running {
+            world: here.world.clone(),
+            at: (stage, key.to_owned(), n),
+            number: self.runs.fetch_add(1, Ordering::SeqCst),
+        };
+        self.look_at_start(&running, run);
         if self.cured.load(Ordering::SeqCst) {
             return Ok(running);
         }
@@ -254,10 +373,11 @@ impl World {
         *track.tries.entry(n).or_default() += 1;
     }
 
-    fn look_at_start(&self, stage: usize, key: &str, n: u32) {
+    fn look_at_start(&self, running: &Running, run: Run) {
+        let (stage, ref key, n) = running.at;
         let mut wrong = Vec::new();
         let now = self.now_ms();
-        let counts_tries = self.counts_tries(stage, now);
+        let counts_tries = self.counts_tries(now);
         {
             let name = SERVICES[stage];
             let mut tracks = self.tracks.lock().unwrap();
@@ -265,12 +385,13 @@ impl World {
             if ORDERED[stage] && n > track.done + 1 {
                 wrong.push(format!("{name} {key}: {n} started after {}", track.done));
             }
-            if ORDERED[stage] && track.running > 0 {
+            let beside = track.running.values().any(|other| !other.is_unaware());
+            if ORDERED[stage] && beside && !run.is_unaware() {
                 wrong.push(format!("{name} {key}: {n} started beside another"));
             }
-            track.running += 1;
+            track.running.insert(running.number, run);
             let ended = track.ends.get(&n).copied();
-            if let Some(at) = ended.filter(|at| !self.may_come_again(*at)) {
+            if let Some(at) = ended.filter(|at| !self.may_come_again(stage, key, n, *at)) {
                 wrong.push(format!("{name} {key}: {n}, settled at {at} ms, came again"));
             }
             let tries = track.tries.get(&n).copied().unwrap_or(0);
@@ -318,6 +439,11 @@ impl World {
         }
     }
 
+    /// The disk is full in this life, for a while: then a lease that is over may not be known as such.
+    fn is_full(&self) -> bool {
+        matches!(self.life().fate, Fate::Full(..))
+    }
+
     /// What must have been handled in the end and was not.
     pub fn missing(&self, keys: &[String]) -> Vec<String> {
         let tracks = self.tracks.lock().unwrap();
@@ -342,16 +468,37 @@ impl World {
 /// In the handler; out of it when it is dropped.
 pub struct Running {
     world: Shared,
-    at: (usize, String),
+    at: (usize, String, u32),
+    number: u64,
+}
+
+impl Running {
+    /// The delivery must still be this member's, or the member had no time yet to see that it is not.
+    pub fn look(&self) {
+        let (stage, ref key, n) = self.at;
+        let now = self.world.now_ms();
+        let beyond = {
+            let tracks = self.world.tracks.lock().unwrap();
+            let run = tracks.get(&(stage, key.clone()));
+            let run = run.and_then(|track| track.running.get(&self.number));
+            run.is_some_and(|run| run.is_beyond(now))
+        };
+        if beyond && !self.world.is_full() {
+            let name = SERVICES[stage];
+            self.world.wrong(format!(
+                "{name} {key}: {n} goes on, though its lease is over"
+            ));
+        }
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         // A panic of the test itself must not become two.
         if let Ok(mut tracks) = self.world.tracks.lock()
-            && let Some(track) = tracks.get_mut(&self.at)
+            && let Some(track) = tracks.get_mut(&(self.at.0, self.at.1.clone()))
         {
-            track.running = track.running.saturating_sub(1);
+            track.running.remove(&self.number);
         }
     }
 }

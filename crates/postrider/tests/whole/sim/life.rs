@@ -9,21 +9,30 @@ use std::time::Duration;
 use postrider::contract::clock::Clock as _;
 use postrider::contract::engine::{Engine, Publisher};
 use postrider::contract::envelope::{Envelope, Outgoing};
-use postrider::contract::failure::{Reason, Selection};
+use postrider::contract::failure::{FailureStore, Reason, Selection};
 use postrider::contract::fault::{Advice, FaultKind};
 use postrider::contract::name::{Destination, Name, SubscriptionId};
 use postrider::embedded::{Embedded, Options, Stepper};
 use postrider::{Bus, BusOptions, Message, MessageId, Running, Timestamp};
 use postrider_log::disk::{Fault, SimDisk};
+use tokio::sync::Notify;
 
 use super::clock::LifeClock;
+use super::home::SimFailures;
 use super::ledger::{Life, Shared};
 use super::scenario::Fate;
-use super::services::{A, LATER, Later, SERVICES, TOPICS, check_of, service};
+use super::services::{
+    A, Garbled, Here, LATER, Later, SERVICES, TOPICS, break_reader, check_of, service,
+};
 use super::store::SimStore;
+use crate::line::{Line, LineClock, Mortal};
 
 /// A life that nothing ends is ended after this, in virtual time; the last one must be done by then.
 const LONGEST: Duration = Duration::from_secs(900);
+/// A member is frozen for so long at most: longer than a lease.
+const FROZEN_MS_MAX: u64 = 7000;
+/// What was lost comes again, is tried anew and is settled within this.
+const DISTURBED_MS: u64 = 6000;
 /// How long all that was published may take before the last life is ended anyhow.
 const LINGER_MS: u64 = 6000;
 
@@ -61,8 +70,17 @@ struct Process {
     world: Shared,
     engine: Arc<Embedded>,
     life: Arc<Life>,
-    stores: Vec<Arc<SimStore>>,
-    members: Vec<(usize, Running)>,
+    /// Rings where something is in the outbox of a store, and in its failure store.
+    rings: Vec<[Arc<Notify>; 2]>,
+    members: Vec<Member>,
+    /// Of so many calls one is cut.
+    cut_one_in: u64,
+}
+
+struct Member {
+    stage: usize,
+    running: Running,
+    here: Here,
 }
 
 /// Runs one life, and gives the disk as the next one finds it. `None` as its fate: it is the last one, and mends everything.
@@ -94,10 +112,8 @@ pub async fn live(world: &Shared, disk: SimDisk, fate: Option<Fate>) -> (End, Si
         }
     };
     let mut process = Process {
-        stores: (0..SERVICES.len())
-            .map(|stage| SimStore::open(stage, world.stores[stage].clone(), world.clone()))
-            .map(Arc::new)
-            .collect(),
+        rings: SERVICES.iter().map(|_| Default::default()).collect(),
+        cut_one_in: fate.map_or(0, |_| world.scenario.cut_one_in),
         world: world.clone(),
         engine: Arc::new(engine),
         life: life.clone(),
@@ -210,7 +226,12 @@ impl Process {
             return self.mend(publishing).await;
         };
         self.disturb().await;
-        let linger = self.world.dice.below(LINGER_MS);
+        let frozen_ms = if self.world.scenario.freezes {
+            FROZEN_MS_MAX
+        } else {
+            0
+        };
+        let linger = self.world.dice.below(LINGER_MS) + self.world.dice.below(frozen_ms + 1);
         tokio::time::sleep(Duration::from_millis(linger)).await;
         publishing.iter().for_each(|task| task.abort());
         if fate == Fate::Stop {
@@ -222,25 +243,80 @@ impl Process {
         }
     }
 
-    async fn bus(&self) -> Option<Bus> {
+    /// A line on which calls are cut, to be told of in the story.
+    fn line(&self, whose: &'static str) -> Arc<Line> {
+        let world = self.world.clone();
+        let tell = move |what: &str| world.say(format!("{whose}: {what}"));
+        Line::new(self.world.dice.clone(), self.cut_one_in, Box::new(tell))
+    }
+
+    /// The engine as one sees it at the other end of a line.
+    fn engine_over(&self, line: &Arc<Line>) -> Arc<dyn Engine> {
+        if self.cut_one_in == 0 && !self.world.scenario.freezes {
+            return self.engine.clone();
+        }
+        Arc::new(Mortal {
+            inner: self.engine.clone(),
+            line: line.clone(),
+        })
+    }
+
+    async fn bus(&self, line: &Arc<Line>) -> Option<Bus> {
         let options = BusOptions {
             source: "sim".into(),
-            clock: self.life.clock.clone(),
+            clock: Arc::new(LineClock {
+                inner: self.life.clock.clone(),
+                line: line.clone(),
+            }),
             entropy: Arc::new(self.world.dice.clone()),
             ..BusOptions::default()
         };
-        Bus::from_engine(self.engine.clone(), options).await.ok()
+        Bus::from_engine(self.engine_over(line), options).await.ok()
+    }
+
+    /// The failure store beside the engine, over a line.
+    fn beside(&self, stage: usize, line: Arc<Line>) -> SimFailures {
+        SimFailures {
+            stage,
+            world: self.world.clone(),
+            line,
+            changed: self.rings[stage][1].clone(),
+        }
+    }
+
+    /// Where a person looks for failures.
+    fn failures(&self, stage: usize) -> Option<Arc<dyn FailureStore>> {
+        if !self.world.scenario.beside {
+            return self.engine.failures();
+        }
+        let line = Line::new(self.world.dice.clone(), 0, Box::new(|_| {}));
+        Some(Arc::new(self.beside(stage, line)))
     }
 
     /// `false`: the engine has ended meanwhile.
     async fn start(&mut self, stage: usize) -> bool {
-        let Some(bus) = self.bus().await else {
+        let line = self.line(SERVICES[stage]);
+        let Some(bus) = self.bus(&line).await else {
             return false;
         };
-        let service = service(stage, &self.world, &self.stores[stage]);
+        let (world, ring) = (self.world.clone(), self.rings[stage][0].clone());
+        let store = Arc::new(SimStore::open(stage, world.clone(), line.clone(), ring));
+        let here = Here {
+            world,
+            line: line.clone(),
+            member: Arc::default(),
+        };
+        let mut service = service(stage, &here, &store);
+        if self.world.scenario.beside {
+            service = service.failures(Arc::new(self.beside(stage, line)));
+        }
         match service.start(&bus).await {
             Ok(running) => {
-                self.members.push((stage, running));
+                self.members.push(Member {
+                    stage,
+                    running,
+                    here,
+                });
                 true
             }
             Err(error) => {
@@ -258,7 +334,10 @@ impl Process {
         let (keys, publishers) = (self.world.scenario.keys, self.world.scenario.publishers);
         let all = (0..publishers).map(|p| {
             let keys = (0..keys).filter(move |k| k % publishers == p);
-            let (engine, world) = (self.engine.clone(), self.world.clone());
+            let (engine, world) = (
+                self.engine_over(&self.line("publisher")),
+                self.world.clone(),
+            );
             let clock = self.life.clock.clone();
             let keys: Vec<String> = keys.map(key_of).collect();
             tokio::spawn(async move {
@@ -282,7 +361,41 @@ impl Process {
             if world.scenario.churn {
                 self.churn().await;
             }
+            if world.scenario.freezes {
+                self.freeze();
+            }
         }
+    }
+
+    /// A member is frozen: nothing in it goes on, and its clocks stand still.
+    fn freeze(&self) {
+        let (world, clock) = (self.world.clone(), self.life.clock.clone());
+        if self.members.is_empty() {
+            return;
+        }
+        let at = world.dice.below(self.members.len() as u64) as usize;
+        let Member {
+            stage, ref here, ..
+        } = self.members[at];
+        let here = here.clone();
+        if here.line.is_frozen() {
+            return;
+        }
+        let wait_ms = world.dice.between(300, FROZEN_MS_MAX);
+        let name = SERVICES[stage];
+        world.say(format!("a member of {name} freezes for {wait_ms} ms"));
+        // What it held comes again elsewhere when its lease has ended, and so does what it handles before it sees that.
+        world.disturb(wait_ms + DISTURBED_MS);
+        here.line.freeze(&*clock);
+        here.member.freezes(world.now_ms());
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            world.say(format!("a member of {name} goes on"));
+            here.member.thaws(world.now_ms());
+            here.line.thaw();
+            tokio::time::sleep(Duration::from_millis(DISTURBED_MS)).await;
+            world.tries_begin_anew();
+        });
     }
 
     async fn churn(&mut self) {
@@ -291,7 +404,7 @@ impl Process {
             return;
         }
         let at = world.dice.below(self.members.len() as u64) as usize;
-        let stage = self.members[at].0;
+        let stage = self.members[at].stage;
         match world.dice.below(6) {
             0 => {
                 world.say(format!("a member of {} is killed", SERVICES[stage]));
@@ -305,7 +418,7 @@ impl Process {
                     SERVICES[stage]
                 ));
                 world.disturb(grace.as_millis() as u64 + 6000);
-                let (_, running) = self.members.swap_remove(at);
+                let Member { running, .. } = self.members.swap_remove(at);
                 tokio::spawn(running.stop(grace));
             }
             2 if self.members.len() < 12 => {
@@ -317,7 +430,7 @@ impl Process {
                 self.redrive(stage).await;
             }
             4 => {
-                let driver = self.members[at].1.subscriptions()[0].clone();
+                let driver = self.members[at].running.subscriptions()[0].clone();
                 let wait = Duration::from_millis(world.dice.below(2000));
                 world.say(format!(
                     "a member of {} pauses for {wait:?}",
@@ -338,7 +451,7 @@ impl Process {
     }
 
     async fn redrive(&self, stage: usize) {
-        let Some(failures) = self.engine.failures() else {
+        let Some(failures) = self.failures(stage) else {
             return;
         };
         self.world.tries_begin_anew();
@@ -358,7 +471,7 @@ impl Process {
     }
 
     async fn stop(&mut self) -> End {
-        for (stage, running) in std::mem::take(&mut self.members) {
+        for Member { stage, running, .. } in std::mem::take(&mut self.members) {
             let left = running.stop(Duration::from_secs(20)).await;
             if !left.is_nothing() {
                 self.world.say(format!("{} stops: {left}", SERVICES[stage]));
@@ -377,6 +490,7 @@ impl Process {
     async fn mend(&mut self, publishing: Vec<tokio::task::JoinHandle<()>>) -> End {
         let world = self.world.clone();
         world.cured.store(true, Ordering::SeqCst);
+        break_reader(false);
         world.tries_begin_anew();
         if world.scenario.jumps {
             // What was delayed by a clock that jumped is due.
@@ -412,10 +526,13 @@ impl Process {
     /// What is still somewhere.
     async fn left(&self) -> Vec<String> {
         let mut left = Vec::new();
-        let (Some(admin), Some(failures)) = (self.engine.admin(), self.engine.failures()) else {
+        let Some(admin) = self.engine.admin() else {
             return left;
         };
         for (stage, name) in SERVICES.iter().enumerate() {
+            let Some(failures) = self.failures(stage) else {
+                continue;
+            };
             if let Ok(depth) = admin.depth(&id_of(stage)).await
                 && depth.depth > 0
             {
@@ -426,16 +543,16 @@ impl Process {
             if !records.is_empty() {
                 left.push(format!("{name}: {} failures", records.len()));
             }
-            let outbox = self.stores[stage].waiting();
+            let outbox = self.world.stores[stage].lock().unwrap().waiting();
             if outbox > 0 {
                 left.push(format!("{name}: {outbox} in the outbox"));
             }
         }
-        for (stage, running) in &self.members {
-            for driver in running.subscriptions() {
+        for member in &self.members {
+            for driver in member.running.subscriptions() {
                 let status = driver.status();
                 if status.held + status.running + status.publishing > 0 {
-                    left.push(format!("{} holds: {status:?}", SERVICES[*stage]));
+                    left.push(format!("{} holds: {status:?}", SERVICES[member.stage]));
                 }
             }
         }
@@ -500,10 +617,12 @@ async fn publish(
     for n in 1..=world.scenario.per_key {
         for key in keys {
             let check = check_of(key, n);
+            let garbled = Garbled(world.is_garbled(key, n));
             let message = A {
                 key: key.clone(),
                 n,
                 check,
+                garbled,
             };
             if !publish_one(&*publisher, world, 0, key, n, clock.wall(), message).await {
                 return;
@@ -547,6 +666,9 @@ async fn publish_one<M: Message>(
         match receipt {
             Ok(receipt) => {
                 world.confirmed(TOPICS[stage], receipt.position, key, n);
+                if world.dice.one_in(8) {
+                    publish_again(publisher, world, message, key, n).await;
+                }
                 return true;
             }
             Err(fault) if fault.advice == Advice::StopOwner => return false,
@@ -555,5 +677,20 @@ async fn publish_one<M: Message>(
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+/// An id within the window is stored once.
+async fn publish_again(
+    publisher: &dyn Publisher,
+    world: &Shared,
+    again: Outgoing,
+    key: &str,
+    n: u32,
+) {
+    let receipt = publisher.publish(vec![again]).await.remove(0);
+    // The clock may have passed the window meanwhile.
+    if receipt.is_ok_and(|receipt| !receipt.duplicate) && !world.scenario.jumps {
+        world.wrong(format!("{key}/{n} is stored twice"));
     }
 }

@@ -15,19 +15,23 @@ use super::clock::LifeClock;
 use super::ledger::{Life, Shared};
 use super::life::{id_of, options};
 use super::scenario::Fate;
-use super::services::{A, check_of};
+use super::services::{A, break_reader, check_of};
 
 /// Flips a bit of a copy of the disk, and reads everything that the first service has not settled.
 pub async fn look(world: &Shared, disk: &SimDisk) {
     let clock = Arc::new(LifeClock::new(world.time.clone()));
     world.begin_life(Life::new(Fate::Stop, clock.clone()));
     let disk = disk.kill();
+    break_reader(false);
     let paths = disk.paths();
     let path = &paths[world.dice.below(paths.len() as u64) as usize];
     // Where something stands: the rest of a segment is zeros.
     let content = disk.content(path).unwrap_or_default();
     let written = content.iter().rposition(|byte| *byte != 0);
-    let Some(last) = written else { return };
+    let Some(last) = written else {
+        break_reader(true);
+        return;
+    };
     let byte = world.dice.below(last as u64 + 1) as usize;
     disk.flip(path, byte, world.dice.below(8) as u8);
     let (options, limits) = options(clock, &disk);
@@ -37,6 +41,7 @@ pub async fn look(world: &Shared, disk: &SimDisk) {
         opened.is_err()
     ));
     let Ok((engine, mut stepper)) = opened else {
+        break_reader(true);
         return;
     };
     let steps = async {
@@ -52,6 +57,7 @@ pub async fn look(world: &Shared, disk: &SimDisk) {
         // Where nothing more comes, the time is over.
         _ = read => {}
     }
+    break_reader(true);
 }
 
 async fn read(world: &Shared, engine: &Embedded) {

@@ -9,6 +9,7 @@ use super::ledger::{Shared, World};
 use super::life::{End, live};
 use super::rot;
 use super::scenario::{Fate, Scenario};
+use super::services::break_reader;
 
 /// Stories that are tried to find a smaller one.
 const SHRINKS_MAX: usize = 120;
@@ -22,6 +23,10 @@ pub struct Outcome {
     pub crashes: u64,
     pub flips: u64,
     pub messages: u64,
+    /// Calls that were cut, members that froze, failures that were kept beside the engine.
+    pub cuts: u64,
+    pub freezes: u64,
+    pub kept_beside: u64,
 }
 
 /// A run in which something was wrong.
@@ -56,6 +61,7 @@ impl std::fmt::Display for Failure {
 /// Runs one story.
 pub fn run(scenario: &Scenario) -> Result<Outcome, Box<Failure>> {
     let world = World::new(scenario);
+    break_reader(true);
     let ran = catch_unwind(AssertUnwindSafe(|| lives(&world)));
     let story = world.story();
     let mut wrongs = world.wrongs();
@@ -67,6 +73,9 @@ pub fn run(scenario: &Scenario) -> Result<Outcome, Box<Failure>> {
     match ran {
         Ok(outcome) if wrongs.is_empty() => Ok(Outcome {
             messages: world.confirmed.lock().unwrap().len() as u64,
+            cuts: lines_with(&story, " is cut "),
+            freezes: lines_with(&story, " freezes for "),
+            kept_beside: lines_with(&story, " beside: "),
             story,
             ..outcome
         }),
@@ -76,6 +85,10 @@ pub fn run(scenario: &Scenario) -> Result<Outcome, Box<Failure>> {
             story,
         })),
     }
+}
+
+fn lines_with(story: &[String], what: &str) -> u64 {
+    story.iter().filter(|line| line.contains(what)).count() as u64
 }
 
 /// Finds a smaller story that fails too.
@@ -119,6 +132,10 @@ fn lives(world: &Shared) -> Outcome {
                 .stores
                 .iter()
                 .for_each(|store| store.lock().unwrap().crash(&mut kept));
+        }
+        for cabinet in &world.cabinets {
+            let notes_kept = end != End::Power || world.dice.one_in(2);
+            cabinet.lock().unwrap().reopen(notes_kept);
         }
         if world.scenario.rot && !disk.paths().is_empty() {
             outcome.flips += 1;

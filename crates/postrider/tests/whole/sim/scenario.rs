@@ -17,6 +17,8 @@ pub enum Fate {
     Full(u64, u64),
     /// The power fails in this commit of a service's store; it is durable or not.
     StoreCut(u64, bool),
+    /// The power fails in this commit of a failure store beside the engine; it is durable or not.
+    HomeCut(u64, bool),
     /// The power fails at this time, in milliseconds.
     At(u64),
     /// The services are stopped and the engine is closed.
@@ -46,6 +48,14 @@ pub struct Scenario {
     pub churn: bool,
     /// The disk of the first life is looked at with one bit flipped.
     pub rot: bool,
+    /// Failures are kept beside the engine, not in it.
+    pub beside: bool,
+    /// Members freeze, some for longer than their leases.
+    pub freezes: bool,
+    /// Of so many calls of engine and failure store one is cut, before or after it is done; 0: none is.
+    pub cut_one_in: u64,
+    /// Of so many messages one cannot be read until the end; 0: all can.
+    pub garbled_one_in: u64,
 }
 
 impl Scenario {
@@ -67,6 +77,10 @@ impl Scenario {
             slow: between(0, 3) == 0,
             churn: between(0, 3) == 0,
             rot: between(0, 8) == 0,
+            beside: between(0, 3) == 0,
+            freezes: between(0, 3) == 0,
+            cut_one_in: [0, 0, 60, 20][between(0, 4) as usize],
+            garbled_one_in: [0, 0, 0, 12][between(0, 4) as usize],
         }
     }
 
@@ -97,6 +111,10 @@ impl Scenario {
         one(&|s| s.jumps = false);
         one(&|s| s.slow = false);
         one(&|s| s.rot = false);
+        one(&|s| s.beside = false);
+        one(&|s| s.freezes = false);
+        one(&|s| s.cut_one_in = 0);
+        one(&|s| s.garbled_one_in = 0);
         all
     }
 }
@@ -107,7 +125,7 @@ fn fate(between: &mut impl FnMut(u64, u64) -> u64) -> Fate {
         0 => between(1, 30),
         _ => between(20, 160),
     };
-    match between(0, 16) {
+    match between(0, 18) {
         0..6 => Fate::PowerCut(operation),
         6 | 7 => Fate::Kill(operation),
         8 => Fate::WriteError(operation),
@@ -115,6 +133,7 @@ fn fate(between: &mut impl FnMut(u64, u64) -> u64) -> Fate {
         11 => Fate::Full(operation, between(50, 3000)),
         12 | 13 => Fate::StoreCut(between(1, 16), between(0, 2) == 0),
         14 => Fate::At(between(1, 6000)),
+        15 | 16 => Fate::HomeCut(between(1, 8), between(0, 2) == 0),
         _ => Fate::Stop,
     }
 }

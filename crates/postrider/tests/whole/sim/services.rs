@@ -3,19 +3,90 @@
 //!
 //! Waits are in virtual time (`start_paused`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use postrider::contract::clock::Clock as _;
 use postrider::prelude::*;
 
-use super::ledger::Shared;
+use super::ledger::{Member, Running, Shared, World};
 use super::store::SimStore;
+use crate::line::Line;
 
 pub const SERVICES: [&str; 5] = ["first", "second", "third", "audit", "later"];
 pub const TOPICS: [&str; 5] = ["sim.a", "sim.b", "sim.c", "sim.a", "sim.later"];
 pub const ORDERED: [bool; 5] = [true, true, true, false, false];
 pub const LATER: usize = 4;
 pub const RETRIES: u32 = 2;
+
+/// How long a delivery is held before it is extended or given to another.
+pub const LEASE: Duration = Duration::from_secs(3);
+
+std::thread_local! {
+    /// Garbled messages cannot be read while this is set: what a deploy of a mended reader would clear.
+    static READER_BROKEN: std::cell::Cell<bool> = const { std::cell::Cell::new(true) };
+}
+
+/// Mends the reader, or breaks it, and gives what it was.
+pub fn break_reader(broken: bool) -> bool {
+    READER_BROKEN.replace(broken)
+}
+
+/// Reads as an error while the reader is broken.
+#[derive(Clone, Copy, Debug)]
+pub struct Garbled(pub bool);
+
+impl Serialize for Garbled {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bool(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Garbled {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let garbled = bool::deserialize(deserializer)?;
+        if garbled && READER_BROKEN.get() {
+            return Err(serde::de::Error::custom("garbled (a test)"));
+        }
+        Ok(Self(garbled))
+    }
+}
+
+/// A member: what its handlers know of the world, and what lies between.
+#[derive(Clone)]
+pub struct Here {
+    pub world: Shared,
+    pub line: Arc<Line>,
+    pub member: Arc<Member>,
+}
+
+impl std::ops::Deref for Here {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.world
+    }
+}
+
+impl Here {
+    /// A handler starts: the order is looked at, and it may fail.
+    fn begin(&self, stage: usize, key: &str, n: u32, meta: &Meta) -> Result<Running, HandlerError> {
+        World::begin(self, stage, key, n, meta)
+    }
+
+    /// Slow now and then, and once in a while slower than a lease. Afterwards the delivery must still be this member's.
+    async fn work(&self, running: &Running) {
+        let slow_one_in = if self.scenario.freezes { 10 } else { 40 };
+        let wait = match self.dice.below(slow_one_in) {
+            0 => Duration::from_millis(self.dice.between(5000, 15_000)),
+            n if n <= slow_one_in * 3 / 10 => Duration::from_millis(self.dice.below(100)),
+            _ => return,
+        };
+        tokio::time::sleep(wait).await;
+        self.line.live().await;
+        running.look();
+    }
+}
 
 macro_rules! steps {
     ($($name:ident on $topic:tt),*) => {$(
@@ -26,6 +97,7 @@ macro_rules! steps {
             pub n: u32,
             /// What must be read with these two.
             pub check: u64,
+            pub garbled: Garbled,
         }
     )*};
 }
@@ -47,7 +119,7 @@ pub fn check_of(key: &str, n: u32) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, hash)
 }
 
-fn look(w: &Shared, key: &str, n: u32, check: u64) {
+fn look(w: &World, key: &str, n: u32, check: u64) {
     if check != check_of(key, n) {
         w.wrong(format!("{key}/{n} was read with the check {check:x}"));
     }
@@ -56,43 +128,66 @@ fn look(w: &Shared, key: &str, n: u32, check: u64) {
 fn first(
     m: A,
     tx: &mut Tx<SimStore>,
-    State(w): State<Shared>,
+    State(w): State<Here>,
     meta: Meta,
 ) -> Result<Publish<B>, HandlerError> {
     look(&w, &m.key, m.n, m.check);
     let _running = w.begin(0, &m.key, m.n, &meta)?;
     w.note(tx, 0, &m.key, m.n);
-    let A { key, n, check } = m;
-    Ok(Publish(B { key, n, check }))
+    let A {
+        key,
+        n,
+        check,
+        garbled,
+    } = m;
+    Ok(Publish(B {
+        key,
+        n,
+        check,
+        garbled,
+    }))
 }
 
-async fn second(m: B, State(w): State<Shared>, meta: Meta) -> Result<Publish<C>, HandlerError> {
+async fn second(m: B, State(w): State<Here>, meta: Meta) -> Result<Publish<C>, HandlerError> {
+    w.line.live().await;
     look(&w, &m.key, m.n, m.check);
-    let _running = w.begin(1, &m.key, m.n, &meta)?;
-    work(&w).await;
+    let running = w.begin(1, &m.key, m.n, &meta)?;
+    w.work(&running).await;
     w.ended(1, &m.key, m.n);
-    let B { key, n, check } = m;
-    Ok(Publish(C { key, n, check }))
+    let B {
+        key,
+        n,
+        check,
+        garbled,
+    } = m;
+    Ok(Publish(C {
+        key,
+        n,
+        check,
+        garbled,
+    }))
 }
 
 async fn third(
     m: C,
-    State(w): State<Shared>,
+    State(w): State<Here>,
     meta: Meta,
     db: Db<SimStore>,
 ) -> Result<Committed, HandlerError> {
+    w.line.live().await;
     look(&w, &m.key, m.n, m.check);
-    let _running = w.begin(2, &m.key, m.n, &meta)?;
-    work(&w).await;
+    let running = w.begin(2, &m.key, m.n, &meta)?;
+    w.work(&running).await;
     let within = w.clone();
     let commit = move |tx: &mut Tx<SimStore>| within.note(tx, 2, &m.key, m.n);
     Ok(db.commit(commit).await)
 }
 
-async fn audit(m: A, State(w): State<Shared>, meta: Meta) -> Result<(), HandlerError> {
+async fn audit(m: A, State(w): State<Here>, meta: Meta) -> Result<(), HandlerError> {
+    w.line.live().await;
     look(&w, &m.key, m.n, m.check);
-    let _running = w.begin(3, &m.key, m.n, &meta)?;
-    work(&w).await;
+    let running = w.begin(3, &m.key, m.n, &meta)?;
+    w.work(&running).await;
     w.ended(3, &m.key, m.n);
     Ok(())
 }
@@ -100,7 +195,7 @@ async fn audit(m: A, State(w): State<Shared>, meta: Meta) -> Result<(), HandlerE
 fn later(
     m: Later,
     tx: &mut Tx<SimStore>,
-    State(w): State<Shared>,
+    State(w): State<Here>,
     meta: Meta,
 ) -> Result<(), HandlerError> {
     let now = w.life().clock.wall().millis();
@@ -113,23 +208,13 @@ fn later(
     Ok(())
 }
 
-/// Slow now and then, and once in a while slower than a lease.
-async fn work(w: &Shared) {
-    let wait = match w.dice.below(40) {
-        0 => Duration::from_millis(w.dice.between(5000, 15_000)),
-        1..12 => Duration::from_millis(w.dice.below(100)),
-        _ => return,
-    };
-    tokio::time::sleep(wait).await;
-}
-
 /// One member of a service.
-pub fn service(stage: usize, w: &Shared, store: &std::sync::Arc<SimStore>) -> Service {
+pub fn service(stage: usize, here: &Here, store: &Arc<SimStore>) -> Service {
     let service = Service::new(SERVICES[stage])
         .announce(false)
-        .state(w.clone());
+        .state(here.clone());
     let retry = || Retry::backoff(millis(20)..millis(500)).times(RETRIES);
-    let lease = millis(3000);
+    let lease = LEASE;
     let stored = |service: Service| service.shared_store(store.clone());
     match stage {
         0 => stored(service).on(first.retry(retry()).lease(lease)),

@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 
 use super::ledger::Shared;
 use super::scenario::Fate;
+use crate::line::Line;
 
 /// What a handler writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,11 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// Messages in the outbox.
+    pub fn waiting(&self) -> usize {
+        self.outbox.len()
+    }
+
     /// After a crash: what was removed since the last commit may be there again.
     pub fn crash(&mut self, mut kept: impl FnMut() -> bool) {
         let removed = std::mem::take(&mut self.removed);
@@ -47,37 +53,33 @@ impl Tables {
 
 pub type Disk = Arc<Mutex<Tables>>;
 
-/// The store of one service, opened in one life.
+/// The store of one service, opened in one life, as one member reaches it.
 pub struct SimStore {
     info: StoreInfo,
     stage: usize,
     disk: Disk,
     world: Shared,
+    line: Arc<Line>,
     changed: Arc<Notify>,
 }
 
 impl SimStore {
-    pub fn open(stage: usize, disk: Disk, world: Shared) -> Self {
+    pub fn open(stage: usize, world: Shared, line: Arc<Line>, changed: Arc<Notify>) -> Self {
         let info = StoreInfo {
             product: "simulated",
             version: "1".into(),
             location: "memory".into(),
             holds_messages: false,
         };
-        let changed = Arc::new(Notify::new());
         changed.notify_one();
         Self {
             info,
             stage,
-            disk,
+            disk: world.stores[stage].clone(),
             world,
+            line,
             changed,
         }
-    }
-
-    /// Messages in the outbox.
-    pub fn waiting(&self) -> usize {
-        self.disk.lock().unwrap().outbox.len()
     }
 
     fn look(&self, entry: &InboxEntry) -> Seen {
@@ -128,10 +130,12 @@ impl SimStore {
 }
 
 /// Waits for its turn, as one waits for a writer or for a disk.
-async fn turn(world: &Shared) {
+async fn turn(world: &Shared, line: &Line) {
+    line.live().await;
     if world.dice.one_in(3) {
         let wait = Duration::from_millis(world.dice.below(8));
         tokio::time::sleep(wait).await;
+        line.live().await;
     }
 }
 
@@ -157,6 +161,7 @@ impl Store for SimStore {
             disk: self.disk.clone(),
             changed: self.changed.clone(),
             world: self.world.clone(),
+            line: self.line.clone(),
         }))
     }
 
@@ -174,7 +179,7 @@ impl TxStore for SimStore {
         mut work: Work<Rows>,
     ) -> Fut<'a, Result<Committed, CommitFailure>> {
         Box::pin(async move {
-            turn(&self.world).await;
+            turn(&self.world, &self.line).await;
             let cut = match self.world.life().commit() {
                 Some(Fate::StoreCut(_, durable)) => Some(durable),
                 _ => None,
@@ -190,7 +195,7 @@ impl TxStore for SimStore {
                 self.world.life().cut.notify_one();
                 return std::future::pending().await;
             }
-            turn(&self.world).await;
+            turn(&self.world, &self.line).await;
             committed
         })
     }
@@ -211,6 +216,7 @@ struct SimOutbox {
     disk: Disk,
     changed: Arc<Notify>,
     world: Shared,
+    line: Arc<Line>,
 }
 
 impl Outbox for SimOutbox {
@@ -225,7 +231,7 @@ impl Outbox for SimOutbox {
                 let rows = disk.outbox.range(after + 1..).take(limit as usize);
                 rows.map(row).collect()
             };
-            turn(&self.world).await;
+            turn(&self.world, &self.line).await;
             Ok(taken)
         })
     }
@@ -240,7 +246,7 @@ impl Outbox for SimOutbox {
                     }
                 }
             }
-            turn(&self.world).await;
+            turn(&self.world, &self.line).await;
             Ok(())
         })
     }

@@ -1,15 +1,16 @@
-//! An engine as one member of a service sees it: it answers late, it freezes for a while (a long pause of the process), and it dies.
+//! An engine as one member of a service sees it: it answers late, or never (the line was cut, before or after the engine did it), it freezes for a
+//! while (a long pause of the process), and it dies.
 //!
 //! What was asked before a freeze or a death may have happened or not; the answer never came.
 //!
 //! Waits are in virtual time (`start_paused`).
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use postrider::contract::Fut;
-use postrider::contract::clock::Mono;
+use postrider::contract::clock::{Clock, Mono, Timestamp};
 use postrider::contract::engine::{
     Admin, Cancel, CommitError, Engine, EngineInfo, Publisher, Receipt, Scheduled,
 };
@@ -42,39 +43,55 @@ pub enum State {
     Dead,
 }
 
-/// A member's life, in the hands of the test.
-pub struct Life {
-    state: watch::Sender<State>,
-    dice: Dice,
-    /// Faults of the engine that may pass happen.
-    rough: bool,
+/// Where the line is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Nothing was done.
+    Before,
+    /// It was done, and nobody was told.
+    After,
 }
 
-impl Life {
-    pub fn new(dice: Dice, rough: bool) -> Arc<Self> {
+type Tell = Box<dyn Fn(&str) + Send + Sync>;
+
+/// What lies between a member and everything else, in the hands of the test.
+pub struct Line {
+    state: watch::Sender<State>,
+    dice: Dice,
+    /// Of so many calls one is cut; 0: none is.
+    one_in: u64,
+    /// What the member's clocks said when it froze.
+    frozen: Mutex<Option<(Timestamp, Mono)>>,
+    /// Told of each cut.
+    tell: Tell,
+}
+
+impl Line {
+    /// A line of which one call in so many is cut (0: none).
+    pub fn new(dice: Dice, one_in: u64, tell: Tell) -> Arc<Self> {
         let state = watch::Sender::new(State::Live);
-        Arc::new(Self { state, dice, rough })
+        Arc::new(Self {
+            state,
+            dice,
+            one_in,
+            frozen: Mutex::default(),
+            tell,
+        })
     }
 
     pub fn set(&self, state: State) {
         self.state.send_replace(state);
     }
 
-    async fn gate(&self) {
-        let wait = match self.dice.below(4) {
-            0 => Duration::from_millis(self.dice.below(20)),
-            _ => Duration::ZERO,
-        };
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
-        let mut state = self.state.subscribe();
-        let live = state.wait_for(|s| *s == State::Live).await;
-        assert!(live.is_ok(), "the life outlives its engine");
+    /// From now on nothing is answered, and the member's clocks stand still: for it, no time passes.
+    pub fn freeze(&self, clock: &dyn Clock) {
+        *self.frozen.lock().unwrap() = Some((clock.wall(), clock.mono()));
+        self.set(State::Frozen);
     }
 
     /// The dead stay dead.
     pub fn thaw(&self) {
+        *self.frozen.lock().unwrap() = None;
         self.state.send_if_modified(|s| {
             let frozen = *s == State::Frozen;
             if frozen {
@@ -84,20 +101,68 @@ impl Life {
         });
     }
 
+    pub fn is_frozen(&self) -> bool {
+        *self.state.borrow() == State::Frozen
+    }
+
+    /// Waits until the member is alive.
+    pub async fn live(&self) {
+        let mut state = self.state.subscribe();
+        let live = state.wait_for(|s| *s == State::Live).await;
+        assert!(live.is_ok(), "the line outlives its engine");
+    }
+
+    pub async fn gate(&self) {
+        let wait = match self.dice.below(4) {
+            0 => Duration::from_millis(self.dice.below(20)),
+            _ => Duration::ZERO,
+        };
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        self.live().await;
+    }
+
     async fn death(&self) {
         let mut state = self.state.subscribe();
         let _ = state.wait_for(|s| *s == State::Dead).await;
     }
 
-    /// A fault that says nothing of whether it happened.
-    fn fault(&self) -> Option<Fault> {
-        (self.rough && self.dice.one_in(60)).then(cut)
+    /// Whether this call is cut, and where.
+    pub fn cut(&self, what: &str) -> Option<Cut> {
+        if self.one_in == 0 || !self.dice.one_in(self.one_in) {
+            return None;
+        }
+        let cut = match self.dice.one_in(2) {
+            true => Cut::Before,
+            false => Cut::After,
+        };
+        (self.tell)(&format!("{what} is cut {cut:?} it is done"));
+        Some(cut)
+    }
+}
+
+/// The clock of a member: it stands still while the member is frozen.
+pub struct LineClock {
+    pub inner: Arc<dyn Clock>,
+    pub line: Arc<Line>,
+}
+
+impl Clock for LineClock {
+    fn wall(&self) -> Timestamp {
+        let frozen = *self.line.frozen.lock().unwrap();
+        frozen.map_or_else(|| self.inner.wall(), |(wall, _)| wall)
+    }
+
+    fn mono(&self) -> Mono {
+        let frozen = *self.line.frozen.lock().unwrap();
+        frozen.map_or_else(|| self.inner.mono(), |(_, mono)| mono)
     }
 }
 
 pub struct Mortal {
     pub inner: Arc<dyn Engine>,
-    pub life: Arc<Life>,
+    pub line: Arc<Line>,
 }
 
 impl Engine for Mortal {
@@ -115,8 +180,8 @@ impl Engine for Mortal {
 
     fn publisher(&self) -> Fut<'_, Result<Arc<dyn Publisher>, Fault>> {
         Box::pin(async move {
-            let (inner, life) = (self.inner.publisher().await?, self.life.clone());
-            Ok(Arc::new(MortalPublisher { inner, life }) as Arc<dyn Publisher>)
+            let (inner, line) = (self.inner.publisher().await?, self.line.clone());
+            Ok(Arc::new(MortalPublisher { inner, line }) as Arc<dyn Publisher>)
         })
     }
 
@@ -129,7 +194,7 @@ impl Engine for Mortal {
                 settler: inner.settler(),
                 inner: Some(inner),
                 given: None,
-                life: self.life.clone(),
+                line: self.line.clone(),
             })))
         })
     }
@@ -139,8 +204,8 @@ impl Engine for Mortal {
     }
 
     fn failures(&self) -> Option<Arc<dyn FailureStore>> {
-        let (inner, life) = (self.inner.failures()?, self.life.clone());
-        Some(Arc::new(MortalFailures { inner, life }))
+        let (inner, line) = (self.inner.failures()?, self.line.clone());
+        Some(Arc::new(MortalFailures { inner, line }))
     }
 
     fn admin(&self) -> Option<Arc<dyn Admin>> {
@@ -159,19 +224,24 @@ impl Engine for Mortal {
 
 struct MortalPublisher {
     inner: Arc<dyn Publisher>,
-    life: Arc<Life>,
+    line: Arc<Line>,
 }
 
 impl Publisher for MortalPublisher {
     fn publish<'a>(&'a self, messages: Vec<Outgoing>) -> Fut<'a, Vec<Result<Receipt, Fault>>> {
         Box::pin(async move {
-            self.life.gate().await;
+            self.line.gate().await;
             let count = messages.len();
+            let line_cut = self.line.cut("a publish");
+            let unknown = || (0..count).map(|_| Err(cut())).collect();
+            if line_cut == Some(Cut::Before) {
+                return unknown();
+            }
             let results = self.inner.publish(messages).await;
-            self.life.gate().await;
-            match self.life.fault() {
+            self.line.gate().await;
+            match line_cut {
                 None => results,
-                Some(_) => (0..count).map(|_| Err(cut())).collect(),
+                Some(_) => unknown(),
             }
         })
     }
@@ -182,13 +252,22 @@ impl Publisher for MortalPublisher {
         settle: Vec<SettleOp>,
     ) -> Fut<'a, Result<Vec<Receipt>, CommitError>> {
         Box::pin(async move {
-            self.life.gate().await;
+            self.line.gate().await;
+            let line_cut = self.line.cut("a commit");
+            if line_cut == Some(Cut::Before) {
+                let fault = cut();
+                return Err(CommitError {
+                    fault,
+                    publish,
+                    settle,
+                });
+            }
             let copies = (publish.clone(), settle.iter().map(copy).collect::<Vec<_>>());
             let result = self.inner.commit(publish, settle).await;
-            self.life.gate().await;
-            match self.life.fault() {
-                Some(fault) if result.is_ok() => Err(CommitError {
-                    fault,
+            self.line.gate().await;
+            match line_cut {
+                Some(_) if result.is_ok() => Err(CommitError {
+                    fault: cut(),
                     publish: copies.0,
                     settle: copies.1,
                 }),
@@ -202,7 +281,7 @@ impl Publisher for MortalPublisher {
     }
 }
 
-fn cut() -> Fault {
+pub fn cut() -> Fault {
     let text = "the line was cut (a test)";
     Fault::new(FaultKind::Unreachable, RETRY, text).unknown_effect()
 }
@@ -231,14 +310,14 @@ struct MortalSource {
     /// On its way: held by this member, and not yet seen by it.
     given: Option<Vec<Leased>>,
     settler: Arc<dyn Settler>,
-    life: Arc<Life>,
+    line: Arc<Line>,
 }
 
 impl LeaseSource for MortalSource {
     fn next<'a>(&'a mut self, room: Credit) -> Fut<'a, Result<Vec<Leased>, Fault>> {
         Box::pin(async move {
-            let life = self.life.clone();
-            life.gate().await;
+            let line = self.line.clone();
+            line.gate().await;
             // CANCEL: what was given stays here until it is handed on.
             while self.given.is_none() {
                 let Some(inner) = &mut self.inner else {
@@ -246,10 +325,10 @@ impl LeaseSource for MortalSource {
                 };
                 tokio::select! {
                     given = inner.next(room) => self.given = Some(given?),
-                    () = life.death() => self.inner = None,
+                    () = line.death() => self.inner = None,
                 }
             }
-            life.gate().await;
+            line.gate().await;
             let mut given = self.given.take().unwrap_or_default();
             // The room may be smaller than it was.
             let rest = given.split_off(given.len().min(room.messages as usize));
@@ -263,34 +342,34 @@ impl LeaseSource for MortalSource {
     fn settler(&self) -> Arc<dyn Settler> {
         Arc::new(MortalSettler {
             inner: self.settler.clone(),
-            life: self.life.clone(),
+            line: self.line.clone(),
         })
     }
 }
 
 struct MortalSettler {
     inner: Arc<dyn Settler>,
-    life: Arc<Life>,
+    line: Arc<Line>,
 }
 
 impl Settler for MortalSettler {
     fn settle<'a>(&'a self, ops: Vec<SettleOp>) -> Fut<'a, Vec<Result<(), SettleError>>> {
         Box::pin(async move {
-            self.life.gate().await;
+            self.line.gate().await;
+            let line_cut = self.line.cut("a settle");
+            let unknown = |op: SettleOp| Err(SettleError { fault: cut(), op });
+            if line_cut == Some(Cut::Before) {
+                return ops.into_iter().map(unknown).collect();
+            }
             let copies: Vec<SettleOp> = ops.iter().map(copy).collect();
             let results = self.inner.settle(ops).await;
-            self.life.gate().await;
-            let Some(_) = self.life.fault() else {
+            self.line.gate().await;
+            if line_cut.is_none() {
                 return results;
-            };
-            let failed = copies
-                .into_iter()
-                .zip(results)
-                .map(|(op, result)| match result {
-                    Ok(()) => Err(SettleError { fault: cut(), op }),
-                    refused => refused,
-                });
-            failed.collect()
+            }
+            let both = copies.into_iter().zip(results);
+            both.map(|(op, result)| result.and_then(|()| unknown(op)))
+                .collect()
         })
     }
 
@@ -300,26 +379,38 @@ impl Settler for MortalSettler {
         by: Duration,
     ) -> Fut<'a, Vec<Result<Mono, Fault>>> {
         Box::pin(async move {
-            self.life.gate().await;
+            self.line.gate().await;
+            let line_cut = self.line.cut("a hold");
+            let unknown = || tokens.iter().map(|_| Err(cut())).collect();
+            if line_cut == Some(Cut::Before) {
+                return unknown();
+            }
             let results = self.inner.extend(tokens, by).await;
-            self.life.gate().await;
-            results
+            self.line.gate().await;
+            match line_cut {
+                None => results,
+                Some(_) => unknown(),
+            }
         })
+    }
+
+    fn lost(&self) -> Fut<'_, Vec<u64>> {
+        self.inner.lost()
     }
 }
 
 struct MortalFailures {
     inner: Arc<dyn FailureStore>,
-    life: Arc<Life>,
+    line: Arc<Line>,
 }
 
 macro_rules! gated {
     ($($name:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
         $(fn $name<'a>(&'a self, subscription: &'a SubscriptionId, $($arg: $type),*) -> Fut<'a, $answer> {
             Box::pin(async move {
-                self.life.gate().await;
+                self.line.gate().await;
                 let answer = self.inner.$name(subscription, $($arg),*).await;
-                self.life.gate().await;
+                self.line.gate().await;
                 answer
             })
         })*
