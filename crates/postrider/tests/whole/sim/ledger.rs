@@ -263,7 +263,8 @@ impl World {
     /// Whether the tries of a message are counted now.
     fn counts_tries(&self, now: u64) -> bool {
         // What failed for good while nothing could be kept comes again when its lease has ended.
-        !(is_within(&self.paused, now) || self.is_disturbed(now))
+        // A day later the dedupe window has passed: a message that is published again is another one, with tries of its own.
+        !(self.scenario.jumps || is_within(&self.paused, now) || self.is_disturbed(now))
     }
 
     fn may_come_again(&self, stage: usize, key: &str, n: u32, ended: u64) -> bool {
