@@ -22,7 +22,7 @@ use sim::{Failure, Outcome, Scenario};
 
 const SEEDS_DEFAULT: u64 = 300;
 /// Of these, each is run twice.
-const SEEDS_TWICE: u64 = 40;
+const SEEDS_TWICE: u64 = 100;
 const CRASHES: u64 = 1000;
 
 #[test]

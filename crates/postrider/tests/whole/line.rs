@@ -27,7 +27,7 @@ use postrider::contract::settle::{LeaseToken, Settle, SettleError, SettleOp};
 use postrider::contract::source::{Credit, LeaseSource, Leased, Settler, Source};
 use postrider::contract::subscription::SubscriptionSpec;
 use postrider::contract::topology::{ProvisionMode, Topology, TopologyDiff};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::dice::Dice;
 
@@ -56,7 +56,9 @@ type Tell = Box<dyn Fn(&str) + Send + Sync>;
 
 /// What lies between a member and everything else, in the hands of the test.
 pub struct Line {
-    state: watch::Sender<State>,
+    state: Mutex<State>,
+    /// Those who wait are woken in the order in which they came: a channel that is watched wakes them in any order.
+    changed: Notify,
     dice: Dice,
     /// Of so many calls one is cut; 0: none is.
     one_in: u64,
@@ -69,9 +71,9 @@ pub struct Line {
 impl Line {
     /// A line of which one call in so many is cut (0: none).
     pub fn new(dice: Dice, one_in: u64, tell: Tell) -> Arc<Self> {
-        let state = watch::Sender::new(State::Live);
         Arc::new(Self {
-            state,
+            state: Mutex::new(State::Live),
+            changed: Notify::new(),
             dice,
             one_in,
             frozen: Mutex::default(),
@@ -80,7 +82,8 @@ impl Line {
     }
 
     pub fn set(&self, state: State) {
-        self.state.send_replace(state);
+        *self.state.lock().unwrap() = state;
+        self.changed.notify_waiters();
     }
 
     /// From now on nothing is answered, and the member's clocks stand still: for it, no time passes.
@@ -92,24 +95,18 @@ impl Line {
     /// The dead stay dead.
     pub fn thaw(&self) {
         *self.frozen.lock().unwrap() = None;
-        self.state.send_if_modified(|s| {
-            let frozen = *s == State::Frozen;
-            if frozen {
-                *s = State::Live;
-            }
-            frozen
-        });
+        if self.is_frozen() {
+            self.set(State::Live);
+        }
     }
 
     pub fn is_frozen(&self) -> bool {
-        *self.state.borrow() == State::Frozen
+        *self.state.lock().unwrap() == State::Frozen
     }
 
     /// Waits until the member is alive.
     pub async fn live(&self) {
-        let mut state = self.state.subscribe();
-        let live = state.wait_for(|s| *s == State::Live).await;
-        assert!(live.is_ok(), "the line outlives its engine");
+        self.reaches(State::Live).await;
     }
 
     pub async fn gate(&self) {
@@ -124,8 +121,20 @@ impl Line {
     }
 
     async fn death(&self) {
-        let mut state = self.state.subscribe();
-        let _ = state.wait_for(|s| *s == State::Dead).await;
+        self.reaches(State::Dead).await;
+    }
+
+    async fn reaches(&self, wanted: State) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Registered before the look, so that no change after it is missed.
+            changed.as_mut().enable();
+            if *self.state.lock().unwrap() == wanted {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Whether this call is cut, and where.
@@ -324,6 +333,7 @@ impl LeaseSource for MortalSource {
                     return std::future::pending().await;
                 };
                 tokio::select! {
+                    biased;
                     given = inner.next(room) => self.given = Some(given?),
                     () = line.death() => self.inner = None,
                 }
