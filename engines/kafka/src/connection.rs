@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use postrider_core::fault::{Advice, Fault, FaultKind};
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -75,6 +76,17 @@ impl Connection {
             .set("message.max.bytes", message_bytes_max.to_string())
             .set("queue.buffering.max.kbytes", "131072");
         config
+    }
+
+    /// Waits until the consumers that are being closed have left their groups.
+    pub(crate) async fn consumers_left(&self, grace: Duration) -> Result<(), Fault> {
+        let mut closing = self.closing.subscribe();
+        let gone = closing.wait_for(|count| *count == 0);
+        if tokio::time::timeout(grace, gone).await.is_err() {
+            let text = "a consumer did not leave its group in time: its partitions go to others when its session ends";
+            return Err(Fault::new(FaultKind::Timeout, Advice::StopOwner, text));
+        }
+        Ok(())
     }
 
     /// `seat`: the member's name in the group.

@@ -25,6 +25,8 @@ mod record;
 mod seats;
 mod source;
 mod start;
+#[cfg(test)]
+mod test_support;
 
 pub use engine::KafkaEngine;
 pub use options::Options;

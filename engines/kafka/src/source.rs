@@ -25,7 +25,7 @@ use postrider_core::source::{
 };
 use postrider_core::subscription::SubscriptionSpec;
 use rdkafka::Message as _;
-use rdkafka::consumer::{CommitMode, Consumer as _, RebalanceProtocol};
+use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use tokio::sync::mpsc;
@@ -36,8 +36,15 @@ use crate::connection::{Client, Connection, SESSION_MAX, SESSION_MIN};
 use crate::context::{Context, Happening};
 use crate::fault::{fault, stale};
 use crate::seats::Seat;
-use crate::start::{self, Start};
-use crate::{done, names, record};
+use crate::{done, names, record, start};
+
+use answers::{Answers, Owed};
+use asking::Asking;
+
+mod answers;
+mod asking;
+#[cfg(test)]
+mod tests;
 
 /// Messages that are kept for a kernel without room, before the partitions are paused. Bytes: what librdkafka hands out while it is told to pause.
 const BUFFER_MESSAGES_MAX: usize = 512;
@@ -52,21 +59,7 @@ struct Owned {
     revoking: bool,
 }
 
-/// What is being asked of the server on a thread that may block.
-enum Asking {
-    Nothing,
-    /// Where partitions begin that are to be taken.
-    Start(Vec<i32>, JoinHandle<KafkaResult<Vec<Start>>>),
-    /// What of the partitions is still kept: partition and the first position.
-    Kept(JoinHandle<KafkaResult<Vec<(i32, u64)>>>),
-}
-
-enum Answer {
-    Start(Vec<i32>, KafkaResult<Vec<Start>>),
-    Kept(KafkaResult<Vec<(i32, u64)>>),
-}
-
-/// A revocation that is not answered yet.
+/// A revocation whose partitions still work.
 struct Revocation {
     all: Vec<i32>,
     /// Those that still work.
@@ -93,7 +86,10 @@ pub(crate) struct KafkaSource {
     buffer: VecDeque<(i32, Record)>,
     paused: bool,
     asking: Asking,
+    /// Partitions of which one or more has no position any more: nothing comes from it until it was looked at.
+    suspects: BTreeSet<i32>,
     revocation: Option<Revocation>,
+    answers: Answers,
     /// Commits without an answer, the oldest first.
     committing: VecDeque<Committing>,
 }
@@ -133,7 +129,9 @@ impl KafkaSource {
             buffer: VecDeque::new(),
             paused: false,
             asking: Asking::Nothing,
+            suspects: BTreeSet::new(),
             revocation: None,
+            answers: Answers::default(),
             committing: VecDeque::new(),
         })
     }
@@ -147,8 +145,14 @@ impl KafkaSource {
         let consumer = self.client();
         loop {
             while let Ok(happening) = self.happenings.try_recv() {
-                self.happened(happening)?;
+                self.happened(happening);
             }
+            if let Err(fault) = self.answer() {
+                // It was asked all the same: that is its lease, and what happens meanwhile is heard.
+                self.receive_one(&consumer)?;
+                return Err(fault);
+            }
+            self.ask_kept();
             if let Some(event) = self.events.pop_front() {
                 return Ok(event);
             }
@@ -158,8 +162,8 @@ impl KafkaSource {
             self.balance()?;
             tokio::select! {
                 biased;
-                Some(happening) = self.happenings.recv() => self.happened(happening)?,
-                answer = answered(&mut self.asking) => self.answered(answer)?,
+                Some(happening) = self.happenings.recv() => self.happened(happening),
+                answer = asking::answered(&mut self.asking) => self.told(answer)?,
                 stored = oldest(&mut self.committing) => {
                     if let Some((shards, _)) = self.committing.pop_front() {
                         self.tell_committed(shards, &stored);
@@ -176,14 +180,18 @@ impl KafkaSource {
 
     /// Whatever else is there already, as far as there is room for it here.
     fn receive_ready(&mut self, consumer: &Client) -> Result<(), Fault> {
-        while self.buffer.len() < BUFFER_MESSAGES_MAX {
-            let Some(message) = consumer.recv().now_or_never() else {
-                return Ok(());
-            };
-            let read = message.map(|m| (m.partition(), record::read(&m)));
-            self.received(read)?;
-        }
+        while self.buffer.len() < BUFFER_MESSAGES_MAX && self.receive_one(consumer)? {}
         Ok(())
+    }
+
+    /// What is there already; `false`: nothing.
+    fn receive_one(&mut self, consumer: &Client) -> Result<bool, Fault> {
+        let Some(message) = consumer.recv().now_or_never() else {
+            return Ok(false);
+        };
+        let read = message.map(|m| (m.partition(), record::read(&m)));
+        self.received(read)?;
+        Ok(true)
     }
 
     fn received(&mut self, read: KafkaResult<(i32, Record)>) -> Result<(), Fault> {
@@ -201,7 +209,7 @@ impl KafkaSource {
         };
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                self.ask_kept();
+                self.suspect(&error);
                 Ok(())
             }
             Some(
@@ -279,20 +287,16 @@ impl KafkaSource {
         Ok(())
     }
 
-    fn happened(&mut self, happening: Happening) -> Result<(), Fault> {
+    fn happened(&mut self, happening: Happening) {
         match happening {
-            Happening::Assign(partitions) if partitions.is_empty() => self.take(&[]),
-            Happening::Assign(partitions) => {
-                self.ask_start(partitions);
-                Ok(())
+            Happening::Assign(partitions) if partitions.is_empty() => {
+                self.answers.owe(Owed::Take(Vec::new()));
             }
+            Happening::Assign(partitions) => self.ask_start(partitions),
             Happening::Revoke {
                 partitions,
                 lost: true,
-            } => {
-                self.lose(&partitions);
-                self.give_back(&partitions)
-            }
+            } => self.lose(partitions),
             Happening::Revoke {
                 partitions,
                 lost: false,
@@ -300,109 +304,7 @@ impl KafkaSource {
         }
     }
 
-    fn ask_start(&mut self, partitions: Vec<i32>) {
-        let (consumer, topic) = (self.client(), self.topic.clone());
-        let (begin, within) = (self.begin, self.connection.options.request_max);
-        let asked = partitions.clone();
-        let connection = self.connection.clone();
-        let asking = tokio::task::spawn_blocking(move || {
-            start::resolve(&*consumer, &connection.look, &topic, &asked, begin, within)
-        });
-        self.asking = Asking::Start(partitions, asking);
-    }
-
-    fn ask_kept(&mut self) {
-        if !matches!(self.asking, Asking::Nothing) {
-            return;
-        }
-        let (connection, topic) = (self.connection.clone(), self.topic.clone());
-        let partitions: Vec<i32> = self.owned.keys().copied().collect();
-        self.asking = Asking::Kept(tokio::task::spawn_blocking(move || {
-            let edges = connection.look.edges(&topic, &partitions)?;
-            let low = |((_, partition), (low, _))| (partition, low);
-            Ok(edges.into_iter().map(low).collect())
-        }));
-    }
-
-    fn answered(&mut self, answer: Answer) -> Result<(), Fault> {
-        match answer {
-            Answer::Start(partitions, Err(error)) => {
-                // The group waits: it is asked again when this source is.
-                self.ask_start(partitions);
-                Err(fault("the positions of a group could not be read", &error))
-            }
-            Answer::Start(_, Ok(starts)) => self.begin(starts),
-            Answer::Kept(Err(error)) => Err(fault("what is kept could not be asked", &error)),
-            Answer::Kept(Ok(kept)) => {
-                for (partition, low) in kept {
-                    let Some(owned) = self.owned.get(&partition) else {
-                        continue;
-                    };
-                    if let Some(at) = self.at(partition).filter(|_| owned.next < low) {
-                        self.events.push_back(LogEvent::DataLoss {
-                            at,
-                            asked: Position(owned.next),
-                            first: Position(low),
-                        });
-                    }
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn begin(&mut self, starts: Vec<Start>) -> Result<(), Fault> {
-        self.take(&starts)?;
-        let mut new: Vec<i32> = Vec::with_capacity(starts.len());
-        for start in starts {
-            self.epochs += 1;
-            let epoch = self.epochs;
-            let owned = Owned {
-                epoch,
-                next: start.offset,
-                revoking: false,
-            };
-            self.owned.insert(start.partition, owned);
-            let standing = Standing::from(&start.resume);
-            let board = &self.connection.board;
-            board.note(&self.group, self.no, start.partition, standing);
-            let at = ShardEpoch {
-                shard: start.partition.unsigned_abs(),
-                epoch,
-            };
-            let resume = start.resume;
-            self.events.push_back(LogEvent::Assigned { at, resume });
-            if let Some((asked, first)) = start.loss {
-                self.events
-                    .push_back(LogEvent::DataLoss { at, asked, first });
-            }
-            new.push(start.partition);
-        }
-        if self.paused {
-            // As the others: they flow again together.
-            let paused = self.client().pause(&self.list(new.into_iter()));
-            paused.map_err(|error| fault("the flow could not be changed", &error))?;
-        }
-        Ok(())
-    }
-
-    /// Answers an assignment.
-    fn take(&self, starts: &[Start]) -> Result<(), Fault> {
-        let mut list = TopicPartitionList::new();
-        let refused = |error| fault("an assignment could not be taken", &error);
-        for start in starts {
-            let offset = start::offset(start.offset);
-            let added = list.add_partition_offset(&self.topic, start.partition, offset);
-            added.map_err(refused)?;
-        }
-        let taken = match self.client().rebalance_protocol() {
-            RebalanceProtocol::Cooperative => self.client().incremental_assign(&list),
-            _ => self.client().assign(&list),
-        };
-        taken.map_err(refused)
-    }
-
-    fn revoke(&mut self, partitions: Vec<i32>) -> Result<(), Fault> {
+    fn revoke(&mut self, partitions: Vec<i32>) {
         self.drop_kept(&partitions);
         let deadline = self.connection.options.clock.mono().plus(self.drain_max);
         let mut open = BTreeSet::new();
@@ -417,7 +319,8 @@ impl KafkaSource {
             }
         }
         if open.is_empty() {
-            return self.give_back(&partitions);
+            self.answers.owe(Owed::GiveBack(partitions));
+            return;
         }
         if let Err(error) = self.client().pause(&self.list(open.iter().copied())) {
             tracing::debug!(target: "postrider", %error, "what is revoked flows on");
@@ -426,16 +329,16 @@ impl KafkaSource {
             all: partitions,
             open,
         });
-        Ok(())
     }
 
-    fn lose(&mut self, partitions: &[i32]) {
+    /// One answer for all that goes, also for what was owed: nothing else is waited for any more.
+    fn lose(&mut self, partitions: Vec<i32>) {
         self.connection
             .board
-            .forget(&self.group, self.no, partitions);
-        self.drop_kept(partitions);
-        self.revocation = None;
-        for partition in partitions {
+            .forget(&self.group, self.no, &partitions);
+        self.drop_kept(&partitions);
+        let open = self.revocation.take();
+        for partition in &partitions {
             let at = self.at(*partition);
             if self.owned.remove(partition).is_some()
                 && let Some(at) = at
@@ -446,6 +349,8 @@ impl KafkaSource {
         if matches!(self.asking, Asking::Start(..)) {
             self.asking = Asking::Nothing;
         }
+        let also = open.map(|open| open.all).unwrap_or_default();
+        self.answers.lost(partitions, also);
     }
 
     /// What came of these partitions and was not handed over: their next owner reads it.
@@ -455,16 +360,6 @@ impl KafkaSource {
         self.events.retain(
             |event| !matches!(event, LogEvent::Records { at, .. } if shards.contains(&at.shard)),
         );
-    }
-
-    /// Answers a revocation.
-    fn give_back(&self, partitions: &[i32]) -> Result<(), Fault> {
-        let list = self.list(partitions.iter().copied());
-        let given = match self.client().rebalance_protocol() {
-            RebalanceProtocol::Cooperative => self.client().incremental_unassign(&list),
-            _ => self.client().unassign(),
-        };
-        given.map_err(|error| fault("partitions could not be given back", &error))
     }
 
     fn give_up(&mut self, at: ShardEpoch) -> Result<(), Fault> {
@@ -482,7 +377,12 @@ impl KafkaSource {
         }
         let all = std::mem::take(&mut revocation.all);
         self.revocation = None;
-        self.give_back(&all)
+        self.answers.owe(Owed::GiveBack(all));
+        if let Err(fault) = self.answer() {
+            // The kernel is done with it either way: it is answered again with what comes next.
+            tracing::warn!(target: "postrider", %fault, "partitions are given back again soon");
+        }
+        Ok(())
     }
 
     fn at(&self, partition: i32) -> Option<ShardEpoch> {
@@ -611,47 +511,27 @@ async fn oldest(committing: &mut VecDeque<Committing>) -> KafkaResult<()> {
     }
 }
 
-/// CANCEL: the task goes on, and is asked again.
-async fn answered(asking: &mut Asking) -> Answer {
-    let ended = |joined: Result<KafkaResult<_>, _>| joined.unwrap_or(Err(KafkaError::Canceled));
-    let answer = match asking {
-        Asking::Nothing => std::future::pending().await,
-        Asking::Start(partitions, asked) => {
-            let joined = asked.await;
-            let starts = joined.unwrap_or(Err(KafkaError::Canceled));
-            Answer::Start(std::mem::take(partitions), starts)
-        }
-        Asking::Kept(asked) => Answer::Kept(ended(asked.await)),
-    };
-    *asking = Asking::Nothing;
-    answer
-}
-
 impl Drop for KafkaSource {
     /// Leaves the group without a word of what is held: whoever comes next begins with what was committed. Whatever the group waits for is answered,
     /// or it would never be let go; the end blocks its thread for a round trip.
     fn drop(&mut self) {
         self.client().context().close();
-        let mut open: Vec<Happening> = Vec::new();
+        let mut open = self.answers.end();
         if let Asking::Start(..) = self.asking {
-            open.push(Happening::Assign(Vec::new()));
+            open.push(Owed::Take(Vec::new()));
         }
         if let Some(Revocation { all, .. }) = self.revocation.take() {
-            open.push(Happening::Revoke {
-                partitions: all,
-                lost: false,
-            });
+            open.push(Owed::GiveBack(all));
         }
         while let Ok(happening) = self.happenings.try_recv() {
-            open.push(happening);
+            open.push(match happening {
+                Happening::Assign(_) => Owed::Take(Vec::new()),
+                Happening::Revoke { partitions, .. } => Owed::GiveBack(partitions),
+            });
         }
-        for happening in open {
-            let answered = match happening {
-                Happening::Assign(_) => self.take(&[]),
-                Happening::Revoke { partitions, .. } => self.give_back(&partitions),
-            };
-            if let Err(fault) = answered {
-                tracing::debug!(target: "postrider", %fault, "a consumer that closes");
+        for owed in open {
+            if let Err(error) = self.tell(&owed) {
+                tracing::debug!(target: "postrider", %error, "a consumer that closes");
             }
         }
         let Some(consumer) = self.consumer.take() else {
