@@ -420,7 +420,11 @@ impl Driver {
             Advice::Retry { after } => after,
             _ => Duration::ZERO,
         };
-        let wait = backoff(self.source_tries, self.runtime.entropy.next_u64()).max(least);
+        // A member of a log keeps its shards by asking: it asks well within its lease, however often the source fails.
+        let most = self.spec.lease / 4;
+        let wait = backoff(self.source_tries, self.runtime.entropy.next_u64())
+            .min(most)
+            .max(least);
         tracing::warn!(target: "postrider", subscription = %self.spec.id, %fault, ?wait, "the source failed; it is asked again");
         self.source_waits = true;
         let at = self.now().plus(wait);

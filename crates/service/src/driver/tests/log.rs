@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use postrider_core::clock::Clock as _;
 use postrider_core::failure::Cause;
+use postrider_core::fault::{Advice, Fault, FaultKind};
 use postrider_core::source::{Commit, LogEvent, Position, ResumeState, ShardEpoch};
 
 use super::super::DriverError;
@@ -148,6 +149,26 @@ async fn data_loss_is_never_a_silent_reset() {
         ),
         "{ended:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_fails_is_asked_within_the_lease_all_the_same() {
+    let options = Options {
+        lease: Duration::from_secs(8),
+        ..Options::default()
+    };
+    let world = World::log(options, |_| async { Ending::Committed });
+    for _ in 0..12 {
+        let fault = Fault::new(FaultKind::Unreachable, Advice::Reconnect, "away");
+        world.log_feed.push(Err(fault));
+    }
+    assign(&world, ResumeState::default());
+    records(&world, &[(0, "a")]);
+    let begin = world.clock.mono();
+    world.until(|w| watermark(w) == Some(1)).await;
+    let took = world.clock.mono().since(begin);
+    // Twelve times a quarter of it at most; without that it would be more than a minute.
+    assert!(took <= Duration::from_secs(25), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
