@@ -70,6 +70,8 @@ pub(super) struct SubscriptionJson {
     status: Status,
     /// What the engine knows of it; `null` where it does not say.
     depth: Option<SubscriptionDepth>,
+    /// How long a delivery is held before another member may have it.
+    lease_ms: u64,
     policy: Policy,
 }
 
@@ -83,6 +85,7 @@ impl SubscriptionJson {
             types: running.shown.types.clone(),
             status: running.shown.handle.status(),
             depth,
+            lease_ms: u64::try_from(running.shown.lease.as_millis()).unwrap_or(u64::MAX),
             policy: running.shown.policy.clone(),
         }
     }

@@ -62,6 +62,7 @@ pub(super) async fn idle(api: &Api) -> Result<Vec<Value>, ApiError> {
             "held": 0, "running": 0, "publishing": 0, "blocked_keys": 0, "parked_keys": 0,
             "source_fault": null,
             "depth": depth,
+            "lease_ms": null,
             "policy": null,
         }));
     }

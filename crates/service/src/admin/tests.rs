@@ -196,6 +196,7 @@ async fn status_plan_topics_and_subscriptions_say_what_runs() {
     assert_eq!(all[0]["types"], json!(["placed"]));
     assert_eq!(all[0]["depth"]["oldest_age_ms"], 1500);
     assert_eq!(all[0]["policy"]["limits"]["concurrency"], 64);
+    assert_eq!(all[0]["lease_ms"], 30_000);
     let (_, one) = world
         .get("/v1/subscriptions/inventory%40topic%3Ashop.order")
         .await;

@@ -110,6 +110,7 @@ pub(crate) fn spawn(setup: Setup) -> DriverHandle {
         shown: registry::Shown {
             plan: setup.plan.clone(),
             policy: setup.policy.clone(),
+            lease: setup.spec.lease,
             types: setup
                 .router
                 .types()

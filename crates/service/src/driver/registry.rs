@@ -1,6 +1,8 @@
 //! What runs in this process on one bus: subscriptions and relays, for the admin API and the failures handle.
 
 use std::sync::Arc;
+#[cfg(all(feature = "admin", unix))]
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use postrider_core::failure::FailureStore;
@@ -31,6 +33,7 @@ pub(crate) struct Running {
 pub(crate) struct Shown {
     pub(crate) plan: Option<Plan>,
     pub(crate) policy: Policy,
+    pub(crate) lease: Duration,
     /// Message types that have a handler.
     pub(crate) types: Vec<String>,
     pub(crate) handle: DriverHandle,

@@ -199,29 +199,32 @@ fn policy(subscription: &Value, findings: &mut Vec<Finding>) {
 
 fn handlers(subscription: &Value, findings: &mut Vec<Finding>) {
     let id = cell(subscription, "/id");
-    let lease = SubscriptionSpec::LEASE_DEFAULT;
+    let lease = number(subscription, "/lease_ms")
+        .unwrap_or_else(|| millis(SubscriptionSpec::LEASE_DEFAULT));
     let all = number(subscription, "/handler/count").unwrap_or(0);
     let buckets = items(
         subscription
             .pointer("/handler/buckets")
             .unwrap_or(&Value::Null),
     );
-    let within = buckets
-        .iter()
-        .filter(|bucket| {
-            let seconds = bucket.get("seconds").and_then(Value::as_f64);
-            seconds.is_some_and(|seconds| seconds <= lease.as_secs_f64())
-        })
-        .filter_map(|bucket| number(bucket, "/count"))
-        .max()
-        .unwrap_or(all);
+    // The first bucket that reaches the lease: what is above it took longer for sure.
+    let within = buckets.iter().find_map(|bucket| {
+        let upto = bucket.get("seconds").and_then(Value::as_f64)? * 1000.0;
+        let reaches = upto >= lease as f64;
+        reaches.then_some((upto as u64, number(bucket, "/count")?))
+    });
+    let (upto, within) = within.unwrap_or((lease, all));
     let slow = all.saturating_sub(within);
     if slow > 0 {
         found(
             findings,
             (Severity::Warning, "handler-time"),
             format!("handlers of {id} take longer than a lease"),
-            format!("{slow} of {all} took more than {}", span(millis(lease))),
+            format!(
+                "{slow} of {all} took more than {}, the lease is {}",
+                span(upto),
+                span(lease)
+            ),
             "give slow handlers a timeout (`.timeout(…)`) and split their work; leases are extended while they run, and a stalled process loses them",
         );
     }
@@ -386,6 +389,28 @@ mod tests {
         for check in ALL {
             assert!(found.contains(&check), "{check} found nothing");
         }
+    }
+
+    #[test]
+    fn handlers_are_compared_with_the_lease_of_their_subscription() {
+        let slow = |lease: Value| {
+            let subscription = json!({
+                "id": "a@topic:t", "lease_ms": lease,
+                "handler": {"count": 10, "buckets": [{"seconds": 1.0, "count": 4}, {"seconds": 30.0, "count": 8}, {"seconds": 300.0, "count": 9}]},
+            });
+            let mut findings = Vec::new();
+            handlers(&subscription, &mut findings);
+            findings.first().map(|f| f.evidence.clone())
+        };
+        let found = |lease| slow(lease).unwrap_or_default();
+        assert!(found(json!(1000)).starts_with("6 of 10 "));
+        assert!(found(json!(20_000)).starts_with("2 of 10 "));
+        assert!(found(json!(60_000)).starts_with("1 of 10 "));
+        assert_eq!(slow(json!(600_000)), None, "nobody knows");
+        assert!(
+            found(Value::Null).starts_with("2 of 10 "),
+            "of an older process"
+        );
     }
 
     #[test]
