@@ -56,7 +56,7 @@ const BUGS: [(Plant, By, u64); 16] = [
     (Plant::LostLeaseGoesOn, By::Freezes, 800),
     (Plant::CutSettleCounts, By::Cuts, 800),
     (Plant::CutPublishCounts, By::Cuts, 400),
-    (Plant::RecordNotKept, By::Beside, 400),
+    (Plant::RecordNotKept, By::Beside, 2000),
     (Plant::ParkedNotAsked, By::Beside, 400),
 ];
 
