@@ -12,27 +12,57 @@ const SLOTS: usize = 1 << BITS;
 const LEVELS: usize = 3;
 const HORIZON_BITS: u32 = BITS * LEVELS as u32;
 
+/// Timers of one piece of a slot: 12 KiB where a timer takes 24 bytes.
+const PIECE: usize = 512;
+
 #[derive(Debug)]
 pub(crate) struct Wheel<T> {
     /// Everything due before this tick has fired.
     tick: u64,
     levels: [Level<T>; LEVELS],
     /// Beyond the horizon, by bucket of one horizon each: 8 bytes more than the timer itself.
-    far: BTreeMap<u64, Vec<(u64, T)>>,
+    far: BTreeMap<u64, Slot<T>>,
     len: usize,
 }
 
 #[derive(Debug)]
 struct Level<T> {
     occupied: u64,
-    slots: Vec<Vec<(u64, T)>>,
+    slots: Vec<Slot<T>>,
+}
+
+/// Timers in the order in which they came, in pieces: a million in one slot move down a level piece by piece, each freed as it goes, and
+/// none of them is held twice.
+#[derive(Debug)]
+struct Slot<T>(Vec<Vec<(u64, T)>>);
+
+impl<T> Slot<T> {
+    const EMPTY: Self = Self(Vec::new());
+
+    fn push(&mut self, timer: (u64, T)) {
+        match self.0.last_mut() {
+            Some(piece) if piece.len() < PIECE => piece.push(timer),
+            // The first piece grows as it must; where one was filled, the next will be.
+            None => self.0.push(vec![timer]),
+            Some(_) => {
+                let mut piece = Vec::with_capacity(PIECE);
+                piece.push(timer);
+                self.0.push(piece);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
 }
 
 impl<T: Copy> Wheel<T> {
     pub(crate) fn new(now_ms: u64) -> Self {
         let level = || Level {
             occupied: 0,
-            slots: (0..SLOTS).map(|_| Vec::new()).collect(),
+            slots: (0..SLOTS).map(|_| Slot::EMPTY).collect(),
         };
         Wheel {
             tick: now_ms / TICK_MS,
@@ -59,7 +89,7 @@ impl<T: Copy> Wheel<T> {
         if level >= LEVELS {
             self.far
                 .entry(due >> HORIZON_BITS)
-                .or_default()
+                .or_insert(Slot::EMPTY)
                 .push((due, item));
             return;
         }
@@ -94,27 +124,31 @@ impl<T: Copy> Wheel<T> {
         let now = now_ms / TICK_MS;
         while let Some(tick) = self.next_tick().filter(|tick| *tick <= now) {
             self.tick = tick;
-            let moved = self.take_at(tick);
-            for (due, item) in moved {
-                if due <= tick {
-                    self.len -= 1;
-                    fired.push(item);
-                } else {
-                    self.place(due, item);
+            for slot in self.take_at(tick) {
+                for (due, item) in slot.0.into_iter().flatten() {
+                    if due <= tick {
+                        self.len -= 1;
+                        fired.push(item);
+                    } else {
+                        self.place(due, item);
+                    }
                 }
             }
         }
         self.tick = self.tick.max(now);
     }
 
-    /// Takes out the slots that begin at `tick`, of every level.
-    fn take_at(&mut self, tick: u64) -> Vec<(u64, T)> {
-        let mut taken = self.far.remove(&(tick >> HORIZON_BITS)).unwrap_or_default();
+    /// Takes out the slots that begin at `tick`: the far one, then one of every level.
+    fn take_at(&mut self, tick: u64) -> [Slot<T>; LEVELS + 1] {
+        let mut taken = [const { Slot::EMPTY }; LEVELS + 1];
+        if let Some(far) = self.far.remove(&(tick >> HORIZON_BITS)) {
+            taken[0] = far;
+        }
         for (index, level) in self.levels.iter_mut().enumerate() {
             let slot = ((tick >> (BITS * index as u32)) as usize) % SLOTS;
             if level.occupied & (1 << slot) != 0 {
                 level.occupied &= !(1 << slot);
-                taken.append(&mut std::mem::take(&mut level.slots[slot]));
+                taken[index + 1] = std::mem::replace(&mut level.slots[slot], Slot::EMPTY);
             }
         }
         taken
@@ -133,7 +167,7 @@ mod tests {
         let year = 365 * 86_400_000;
         wheel.insert(year, 1);
         wheel.insert(1_030, 2);
-        assert_eq!(wheel.far.values().map(Vec::len).sum::<usize>(), 1);
+        assert_eq!(wheel.far.values().map(Slot::len).sum::<usize>(), 1);
         assert_eq!(wheel.next_ms(), Some(1_030));
         let mut fired = Vec::new();
         wheel.advance(year - 1, &mut fired);
@@ -152,6 +186,20 @@ mod tests {
         assert_eq!(fired, [0; 0]);
         wheel.advance(10_000, &mut fired);
         assert_eq!(fired, [1]);
+    }
+
+    #[test]
+    fn many_in_one_slot_fire_in_the_order_in_which_they_came() {
+        let mut wheel = Wheel::new(0);
+        let (count, due) = (3 * PIECE + 7, 3_000_000);
+        (0..count).for_each(|n| wheel.insert(due, n));
+        let mut fired = Vec::new();
+        // A stop on each level.
+        for now in [due - 1_000_000, due - 10_000, due - 10, due] {
+            assert_eq!(fired.len(), 0);
+            wheel.advance(now, &mut fired);
+        }
+        assert_eq!(fired, (0..count).collect::<Vec<_>>());
     }
 
     proptest! {
