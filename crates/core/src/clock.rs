@@ -99,9 +99,15 @@ pub trait Entropy: Send + Sync + 'static {
 /// come again together.
 #[must_use]
 pub fn backoff(tries: u32, random: u64) -> Duration {
+    backoff_up_to(BACKOFF_MAX, tries, random)
+}
+
+/// [`backoff`] with another longest wait.
+#[must_use]
+pub fn backoff_up_to(max: Duration, tries: u32, random: u64) -> Duration {
     let full = BACKOFF_MIN
         .saturating_mul(1 << tries.saturating_sub(1).min(16))
-        .min(BACKOFF_MAX);
+        .min(max);
     let half = full / 2;
     half + half.mul_f64(random as f64 / u64::MAX as f64)
 }

@@ -46,6 +46,24 @@ struct Host {
 }
 
 impl Host {
+    /// Discards all failure records, or they would fill the log in the end; what was counted so far is done with.
+    fn give_up_failures(&mut self) {
+        let mut log = self.log.lock();
+        let ids = log.failures(self.sub, None, FailureId(0), 10_000).unwrap();
+        let discard = postrider_log::FailureOp::Discard {
+            sub: self.sub,
+            ids: ids.iter().map(|info| info.id).collect(),
+            reason: "x".into(),
+        };
+        let tx = Tx {
+            failures: vec![discard],
+            ..Tx::default()
+        };
+        log.commit(tx, at(self.ms)).unwrap();
+        self.settled.clear();
+        self.confirmed.clear();
+    }
+
     fn on(disk: &SimDisk, quota: Option<u64>) -> Result<Host, Error> {
         let (log, _) = Log::open(Arc::new(disk.clone()), options(quota), at(0))?;
         Host::on_log(disk, log)
@@ -203,25 +221,7 @@ fn acceptance_10_out_of_space_publishers_are_refused_and_consumers_free_what_the
             );
         }
         host.check();
-        // Its failure records are given up, or they would fill it in the end.
-        let ids = host
-            .log
-            .lock()
-            .failures(host.sub, None, FailureId(0), 10_000)
-            .unwrap();
-        let ids = ids.iter().map(|info| info.id).collect();
-        let discard = postrider_log::FailureOp::Discard {
-            sub: host.sub,
-            ids,
-            reason: "x".into(),
-        };
-        let tx = Tx {
-            failures: vec![discard],
-            ..Tx::default()
-        };
-        host.log.lock().commit(tx, at(host.ms)).unwrap();
-        host.settled.clear();
-        host.confirmed.clear();
+        host.give_up_failures();
         host.ms += 1_000;
         host.flush().unwrap();
         host.publish()
@@ -371,22 +371,7 @@ fn a_disk_too_small_for_a_segment_gets_smaller_ones_and_room_for_checkpoints_sta
         }
         assert!(consumed >= 4 * taken, "{consumed} of {taken}");
         host.check();
-        let ids = {
-            let log = host.log.lock();
-            log.failures(host.sub, None, FailureId(0), 10_000).unwrap()
-        };
-        let discard = postrider_log::FailureOp::Discard {
-            sub: host.sub,
-            ids: ids.iter().map(|info| info.id).collect(),
-            reason: "x".into(),
-        };
-        let tx = Tx {
-            failures: vec![discard],
-            ..Tx::default()
-        };
-        host.log.lock().commit(tx, at(host.ms)).unwrap();
-        host.settled.clear();
-        host.confirmed.clear();
+        host.give_up_failures();
         host.ms += 31_000;
         host.flush().unwrap();
         host.publish()

@@ -7,6 +7,8 @@
 #[path = "whole/dice.rs"]
 #[allow(dead_code, reason = "the time of `whole.rs` is in it too")]
 mod dice;
+#[path = "whole/garbled.rs"]
+mod garbled;
 #[path = "whole/line.rs"]
 #[allow(dead_code, reason = "the death of `whole.rs` is in it too")]
 mod line;

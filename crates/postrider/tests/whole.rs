@@ -10,6 +10,8 @@
 mod chain;
 #[path = "whole/dice.rs"]
 mod dice;
+#[path = "whole/garbled.rs"]
+mod garbled;
 #[path = "whole/kill.rs"]
 mod kill;
 #[path = "whole/line.rs"]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties};
+use postrider_core::clock::backoff_up_to;
 use postrider_core::fault::Fault;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -15,7 +16,6 @@ use crate::error::{closed, fault, too_late};
 /// How long a connection or a channel may take to open.
 pub(crate) const OPEN_MAX: Duration = Duration::from_secs(10);
 
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) struct Link {
@@ -97,18 +97,10 @@ impl Link {
 
 /// How long to wait before try number `tries`, which counts from 1: exponential, between half and all of it by chance.
 pub(crate) fn backoff(tries: u32) -> Duration {
-    let full = BACKOFF_MIN
-        .saturating_mul(1 << tries.saturating_sub(1).min(16))
-        .min(BACKOFF_MAX);
-    full / 2 + (full / 2).mul_f64(chance())
-}
-
-/// Between 0 and 1, for jitter alone.
-fn chance() -> f64 {
     use std::hash::{BuildHasher as _, Hasher as _};
-    // Each `RandomState` has keys of its own.
+    // For jitter alone: each `RandomState` has keys of its own.
     let random = std::hash::RandomState::new().build_hasher().finish();
-    (random >> 11) as f64 / (1u64 << 53) as f64
+    backoff_up_to(BACKOFF_MAX, tries, random)
 }
 
 #[cfg(test)]
@@ -118,7 +110,7 @@ mod tests {
     #[test]
     fn backoff_grows_to_its_limit_and_two_do_not_wait_alike() {
         for tries in 1..40 {
-            let full = (BACKOFF_MIN * (1 << (tries - 1).min(10))).min(BACKOFF_MAX);
+            let full = (Duration::from_millis(100) * (1 << (tries - 1).min(10))).min(BACKOFF_MAX);
             let wait = backoff(tries);
             assert!(wait >= full / 2 && wait <= full, "{tries}: {wait:?}");
         }

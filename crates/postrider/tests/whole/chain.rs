@@ -15,6 +15,7 @@ use postrider::sqlite::rusqlite::{self, params};
 use postrider::{Dependency, Sqlite};
 
 use crate::dice::Dice;
+use crate::garbled::Garbled;
 
 pub const SERVICES: [&str; 5] = ["first", "second", "third", "last", "audit"];
 /// It takes no heed of keys.
@@ -22,31 +23,6 @@ pub const AUDIT: usize = 4;
 pub const TOPICS: [&str; 5] = ["whole.a", "whole.b", "whole.c", "whole.d", "whole.a"];
 pub const SCHEMA: &str =
     "CREATE TABLE effect(key TEXT NOT NULL, n INTEGER NOT NULL, times INTEGER NOT NULL)";
-
-std::thread_local! {
-    /// Messages marked as garbled cannot be read while this is set: what a deploy of a mended reader would clear.
-    pub static READER_BROKEN: std::cell::Cell<bool> = const { std::cell::Cell::new(true) };
-}
-
-/// Reads as an error while the reader is broken.
-#[derive(Clone, Copy, Debug)]
-pub struct Garbled(pub bool);
-
-impl Serialize for Garbled {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bool(self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Garbled {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let garbled = bool::deserialize(deserializer)?;
-        if garbled && READER_BROKEN.get() {
-            return Err(serde::de::Error::custom("garbled (a test)"));
-        }
-        Ok(Self(garbled))
-    }
-}
 
 macro_rules! steps {
     ($($name:ident on $topic:tt),*) => {$(

@@ -14,8 +14,9 @@ use postrider::prelude::*;
 use postrider::sqlite::SqliteFailures;
 use postrider::{Running, Sqlite};
 
-use crate::chain::{self, A, Garbled, SERVICES, World};
+use crate::chain::{self, A, SERVICES, World};
 use crate::dice::Dice;
+use crate::garbled::Garbled;
 use crate::run::{id_of, redrive, sealed};
 
 const DIRECTORY: &str = "POSTRIDER_WHOLE_DIR";

@@ -16,8 +16,9 @@ use postrider::contract::store::Store as _;
 use postrider::embedded::{Embedded, MemoryOptions};
 use postrider::{Bus, BusOptions, MessageId, Running, Sqlite, Timestamp, secs};
 
-use crate::chain::{self, A, Garbled, READER_BROKEN, SERVICES, Shared, TOPICS, World};
+use crate::chain::{self, A, SERVICES, Shared, TOPICS, World};
 use crate::dice::{Dice, VirtualClock};
+use crate::garbled::{Garbled, break_reader};
 use crate::line::{Line, Mortal, State};
 
 const MEMBERS_MAX: usize = 3;
@@ -51,7 +52,7 @@ struct Run {
 }
 
 pub async fn run(seed: u64) {
-    READER_BROKEN.set(true);
+    break_reader(true);
     let mut run = Run::new(seed).await;
     for stage in 0..SERVICES.len() {
         run.start(stage).await;
@@ -271,7 +272,7 @@ impl Run {
     async fn mend(&mut self) {
         self.say("mend");
         self.world.cured.store(true, Ordering::SeqCst);
-        READER_BROKEN.set(false);
+        break_reader(false);
         for stage in 0..SERVICES.len() {
             self.start(stage).await;
         }

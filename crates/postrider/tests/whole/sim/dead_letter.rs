@@ -21,8 +21,9 @@ use postrider_log::disk::SimDisk;
 use super::clock::{LifeClock, Time};
 use super::life::{id_of, options};
 use super::run::runtime;
-use super::services::{A, Garbled, SERVICES, TOPICS, check_of};
+use super::services::{A, SERVICES, TOPICS, check_of};
 use crate::dice::Dice;
+use crate::garbled::Garbled;
 
 const MESSAGES: u32 = 5;
 /// An operation of the disk in which the power fails, after everything was confirmed.

@@ -13,9 +13,10 @@ use tokio::sync::Notify;
 use super::clock::{LifeClock, Time};
 use super::home::Cabinet;
 use super::scenario::{Fate, Scenario};
-use super::services::{A, Here, LATER, LEASE, Later, ORDERED, RETRIES, SERVICES, break_reader};
+use super::services::{A, Here, LATER, LEASE, Later, ORDERED, RETRIES, SERVICES};
 use super::store::Disk;
 use crate::dice::Dice;
+use crate::garbled::break_reader;
 
 /// How long after a handler's end its acknowledgement is surely synced, in milliseconds: the lazy sync, and a few slow ones before it.
 const UNCONFIRMED_MS: u64 = 1000;

@@ -21,10 +21,9 @@ use super::clock::LifeClock;
 use super::home::SimFailures;
 use super::ledger::{Life, Shared};
 use super::scenario::Fate;
-use super::services::{
-    A, Garbled, Here, LATER, Later, SERVICES, TOPICS, break_reader, check_of, service,
-};
+use super::services::{A, Here, LATER, Later, SERVICES, TOPICS, check_of, service};
 use super::store::SimStore;
+use crate::garbled::{Garbled, break_reader};
 use crate::line::{Line, LineClock, Mortal};
 
 /// A life that nothing ends is ended after this, in virtual time; the last one must be done by then.

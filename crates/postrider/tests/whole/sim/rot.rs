@@ -15,7 +15,8 @@ use super::clock::LifeClock;
 use super::ledger::{Life, Shared};
 use super::life::{id_of, options};
 use super::scenario::Fate;
-use super::services::{A, break_reader, check_of};
+use super::services::{A, check_of};
+use crate::garbled::break_reader;
 
 /// Flips a bit of a copy of the disk, and reads everything that the first service has not settled.
 pub async fn look(world: &Shared, disk: &SimDisk) {

@@ -9,7 +9,7 @@ use super::ledger::{Shared, World};
 use super::life::{End, live};
 use super::rot;
 use super::scenario::{Fate, Scenario};
-use super::services::break_reader;
+use crate::garbled::break_reader;
 
 /// Stories that are tried to find a smaller one.
 const SHRINKS_MAX: usize = 120;
