@@ -311,10 +311,10 @@ async fn a_member_that_comes_takes_over_without_repeating_anything() {
 
 #[tokio::test]
 async fn what_is_released_comes_again_in_order_and_behind_nothing() {
-    let Some(space) = space(1) else { return };
-    let engine = space.engine().await;
-    let wanted = topology("inventory@topic:shop.order", true);
-    create(&engine, &wanted).await;
+    let Some((space, engine, wanted)) = provisioned(1, "inventory@topic:shop.order", true).await
+    else {
+        return;
+    };
     let publisher = engine.publisher().await.unwrap();
     let messages = (0..8)
         .map(|n| message("topic:shop.order", "k", n))
@@ -349,10 +349,10 @@ async fn what_is_released_comes_again_in_order_and_behind_nothing() {
 
 #[tokio::test]
 async fn unordered_members_compete_and_what_is_released_comes_again() {
-    let Some(space) = space(4) else { return };
-    let engine = space.engine().await;
-    let wanted = topology("audit@topic:shop.order", false);
-    create(&engine, &wanted).await;
+    let Some((space, engine, wanted)) = provisioned(4, "audit@topic:shop.order", false).await
+    else {
+        return;
+    };
     let mut source = open(&engine, "audit@topic:shop.order", 1, false).await;
     assert!(!source.loses_together());
     let publisher = engine.publisher().await.unwrap();
@@ -395,10 +395,9 @@ async fn unordered_members_compete_and_what_is_released_comes_again() {
 #[tokio::test]
 async fn a_source_that_closes_while_it_opens_leaves_no_consumer_behind() {
     const ID: &str = "inventory@topic:shop.order";
-    let Some(space) = space(8) else { return };
-    let engine = space.engine().await;
-    let wanted = topology(ID, true);
-    create(&engine, &wanted).await;
+    let Some((space, engine, wanted)) = provisioned(8, ID, true).await else {
+        return;
+    };
     // Dropped ever later while it opens: eight queues on eight channels take some milliseconds.
     for round in 0..100 {
         let source = open(&engine, ID, round, true).await;
@@ -421,10 +420,9 @@ async fn a_source_that_closes_while_it_opens_leaves_no_consumer_behind() {
 #[tokio::test]
 async fn the_first_message_after_a_silence_keeps_its_queue_here() {
     const ID: &str = "inventory@topic:shop.order";
-    let Some(space) = space(1) else { return };
-    let engine = space.engine().await;
-    let wanted = topology(ID, true);
-    create(&engine, &wanted).await;
+    let Some((space, engine, wanted)) = provisioned(1, ID, true).await else {
+        return;
+    };
     let publisher = engine.publisher().await.unwrap();
     let mut source = open(&engine, ID, 1, true).await;
     let settler = source.settler();
@@ -447,10 +445,9 @@ async fn the_first_message_after_a_silence_keeps_its_queue_here() {
 #[tokio::test]
 async fn a_member_that_does_not_ask_gives_back_what_waits_here() {
     const ID: &str = "audit@topic:shop.order";
-    let Some(space) = space(1) else { return };
-    let engine = space.engine().await;
-    let wanted = topology(ID, false);
-    create(&engine, &wanted).await;
+    let Some((space, engine, wanted)) = provisioned(1, ID, false).await else {
+        return;
+    };
     let publisher = engine.publisher().await.unwrap();
     let mut paused = open(&engine, ID, 1, false).await;
     publish(&*publisher, vec![message("topic:shop.order", "k", 0)]).await;
@@ -501,10 +498,10 @@ async fn depth_counts_what_is_ready_and_what_this_process_holds() {
 
 #[tokio::test]
 async fn after_close_everything_answers_closed() {
-    let Some(space) = space(1) else { return };
-    let engine = space.engine().await;
-    let wanted = topology("inventory@topic:shop.order", true);
-    create(&engine, &wanted).await;
+    let Some((space, engine, wanted)) = provisioned(1, "inventory@topic:shop.order", true).await
+    else {
+        return;
+    };
     let publisher = engine.publisher().await.unwrap();
     let mut source = open(&engine, "inventory@topic:shop.order", 1, true).await;
     engine.close(SOON).await.unwrap();

@@ -133,6 +133,19 @@ pub fn id(text: &str) -> SubscriptionId {
     SubscriptionId::parse(text).unwrap()
 }
 
+/// A namespace, an engine in it, and one subscription that was made there.
+pub async fn provisioned(
+    shards: u16,
+    subscription: &str,
+    ordered: bool,
+) -> Option<(Space, RabbitEngine, Topology)> {
+    let space = space(shards)?;
+    let engine = space.engine().await;
+    let wanted = topology(subscription, ordered);
+    create(&engine, &wanted).await;
+    Some((space, engine, wanted))
+}
+
 /// One subscription and its destination.
 pub fn topology(subscription: &str, ordered: bool) -> Topology {
     let id = id(subscription);
